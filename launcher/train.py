@@ -1,0 +1,22 @@
+"""Fine-tune a language model on Snake and judge it by playing: every rank's program.
+
+    deepspeed launcher/train.py --ds ds_configs/zero2.json
+    torchrun --nproc-per-node 2 launcher/train.py --ds ds_configs/zero2.json
+    python launcher/train.py --max-steps 20 --play-games 4
+"""
+
+from __future__ import annotations
+
+from snake_dist.run_config import parse_run_config, run_launcher
+
+
+def main(argv: list[str]) -> None:
+    config = parse_run_config(argv)
+
+    from snake_dist.finetune import finetune
+
+    finetune(config)
+
+
+if __name__ == "__main__":
+    run_launcher(main)

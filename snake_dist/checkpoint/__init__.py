@@ -1,0 +1,1 @@
+"""Adapters on disk: gathered from any ZeRO stage, published whole or not at all, proven by loading."""

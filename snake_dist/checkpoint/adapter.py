@@ -1,0 +1,116 @@
+"""Gather an adapter from its ranks, save it in PEFT's format, prove it, load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.publish import broken_files, publish_directory
+from snake_dist.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = "adapter_model.safetensors"
+METADATA = "adapter_metadata.json"
+
+
+def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names of PEFT's file format, on the CPU, on every rank.
+
+    All ranks must call it together: under ZeRO-3 each holds a part, and without the gather the tensors would
+    have size 0, with no error.
+    """
+    from peft import get_peft_model_state_dict
+
+    whole = {name: _gathered(parameter) for name, parameter in _trainable(model)}
+    return {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model, state_dict=whole).items()}
+
+
+def _trainable(model: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
+    import deepspeed
+
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach().cpu().clone()
+    with deepspeed.zero.GatheredParameters(parameter):
+        return parameter.detach().cpu().clone()
+
+
+def expected_shapes(model: PeftModel) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor a saved adapter must have; ask before ZeRO-3 takes the model apart."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def save_adapter(
+    directory: Path,
+    model: PeftModel,
+    tensors: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    metadata: dict[str, Any],
+    model_card: str,
+) -> None:
+    """Publish `directory` with what PEFT, vLLM and the like expect, and `adapter_metadata.json`. Rank 0 only.
+
+    Raises OSError if it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    def write(temporary: Path) -> None:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        peft_config = model.peft_config["default"]
+        peft_config.inference_mode = True
+        peft_config.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(model_card, encoding="utf-8")
+
+    publish_directory(directory, write)
+
+
+def prove_adapter(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected
+    names and shapes, and training moved them: `lora_B` starts at 0."""
+    from safetensors.torch import load_file
+
+    broken = broken_files(directory)
+    if broken:
+        raise InputError(f"{directory}: damaged or missing: {', '.join(broken)}")
+    tensors = load_file(directory / WEIGHTS)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
+        wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        raise InputError(
+            f"{directory / WEIGHTS}: {len(wrong)} of {len(expected)} tensors are missing or of a wrong shape, "
+            f"the first is {wrong[0]}: {shapes.get(wrong[0])} instead of {expected.get(wrong[0])}"
+        )
+    untouched = [name for name, tensor in tensors.items() if "lora_B" in name and not tensor.any()]
+    if untouched and len(untouched) == sum("lora_B" in name for name in tensors):
+        raise InputError(f"{directory / WEIGHTS}: every lora_B is zero: the adapter was not trained")
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """`adapter_metadata.json` of a saved adapter. Raises InputError if this is none."""
+    try:
+        metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"adapter {str(directory)!r}: no readable {METADATA} ({problem})") from None
+    if not isinstance(metadata, dict) or not (directory / WEIGHTS).is_file():
+        raise InputError(f"adapter {str(directory)!r}: {METADATA} or {WEIGHTS} is not that of an adapter")
+    return metadata
+
+
+def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:
+    """`base` wrapped with the adapter on disk, by plain PEFT, in eval mode."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(directory), autocast_adapter_dtype=False).eval()

@@ -1,0 +1,1 @@
+"""Which rank this process is, and what all ranks agree on. Imports no other room."""

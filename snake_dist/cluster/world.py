@@ -1,0 +1,124 @@
+"""Rank facts and the few collectives that are not about tensors.
+
+The facts come from the environment that deepspeed, torchrun and srun set. Plain `python` is a world of one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from snake_dist.errors import InputError
+
+Value = TypeVar("Value")
+
+# Rank 0 may tokenize or play for long while the others wait in a collective.
+COLLECTIVE_TIMEOUT = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among all processes of the run."""
+
+    rank: int
+    """0 <= rank < size, over all nodes."""
+    local_rank: int
+    """Rank within this node; also the index of its accelerator."""
+    size: int
+    """Number of processes."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def world_from_environment() -> World:
+    """Read RANK, LOCAL_RANK and WORLD_SIZE (torchrun, deepspeed) or SLURM_PROCID and kin (srun).
+
+    Raises InputError if a value is not a number or the rank is outside the world.
+    """
+    under_srun = "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ
+    names = (
+        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+        if under_srun
+        else ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    )
+    values = [os.environ.get(name, default) for name, default in zip(names, ("0", "0", "1"), strict=True)]
+    if not all(value.isdigit() for value in values):
+        raise InputError(f"environment: {', '.join(names)} = {', '.join(values)}: whole numbers expected")
+    world = World(*(int(value) for value in values))
+    if world.rank >= world.size:
+        raise InputError(
+            f"environment: {names[0]}={world.rank} is outside a world of {names[2]}={world.size} processes"
+        )
+    return world
+
+
+def start_process_group(world: World) -> None:
+    """Join the process group through DeepSpeed: NCCL with CUDA, gloo on CPUs."""
+    import deepspeed
+    import torch
+
+    if torch.distributed.is_initialized():
+        return
+    os.environ.update(RANK=str(world.rank), LOCAL_RANK=str(world.local_rank), WORLD_SIZE=str(world.size))
+    if world.size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank)
+        backend = "nccl"
+    else:
+        backend = "gloo"
+    # verbose=False: the one line about MPI discovery is noise for users.
+    deepspeed.init_distributed(
+        backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False
+    )
+
+
+def stop_process_group() -> None:
+    """Leave the process group, if this process is in one."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:
+    """Run `work` on rank 0 (or on the first rank of each node) and return rank 0's value on every rank.
+
+    Whatever InputError or OSError one of them raises is raised on all ranks, as an InputError: no rank is
+    left waiting, and none goes on.
+    """
+    value, error = None, None
+    if world.local_rank == 0 if on_each_node else world.is_main:
+        try:
+            value = work()
+        except (InputError, OSError) as problem:
+            error = str(problem)
+    outcomes = gather((value, error), world)
+    for _, problem_text in outcomes:
+        if problem_text is not None:
+            raise InputError(problem_text)
+    return outcomes[0][0]
+
+
+def gather(value: Value, world: World) -> list[Value]:
+    """The value of every rank, in rank order, on every rank. Values travel pickled between the run's own ranks."""
+    import torch
+
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

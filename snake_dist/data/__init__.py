@@ -1,0 +1,1 @@
+"""Snake data: written by heuristics, read from JSONL, tokenized once, packed and dealt to ranks."""

@@ -1,0 +1,168 @@
+"""What the teacher says about a position: facts, then the move. Every claim is true of the state, by test.
+
+sentence, board and short have the shape and wording of the public v0.04 data; compact names for each
+direction the cell it leads to and what is there, in few tokens, for small models:
+
+    U 37 free, D 35 free, L 26 free, R 46 body. ok U D L. apple R6 -. Move: UP
+
+Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
+snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
+from the head. *Distance* is the Manhattan distance, around the edges in wrap mode. *Danger* is a fatal move:
+straight on, left or right of the heading; a snake of length 1 has no heading, UP is taken. A *path* is one of
+`heuristics.search`. `docs/data.md` shows an example of each style.
+"""
+
+from __future__ import annotations
+
+from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.rules import fatal_reason, legal_moves
+from snake_dist.game.text import check_style
+from snake_dist.heuristics.policies import apple_distance
+from snake_dist.heuristics.search import distances, path_length, tail_distances
+
+_V004_ORDER = (Move.UP, Move.RIGHT, Move.DOWN, Move.LEFT)
+
+
+def render_completion(state: State, move: Move, style: str, policy: str) -> str:
+    """The completion that teaches `move`, chosen by `policy` in `state`; styles: `game.text.PROMPT_STYLES`.
+
+    Raises InputError for an unknown style, ValueError for a finished game or a move that is fatal.
+    """
+    check_style(style)
+    if state.apple is None or fatal_reason(state, move) is not None:
+        raise ValueError(f"{move.value} is no move to teach: the board is full or the move fatal")
+    x, y = state.head
+    moving = f"Moving {move.value} from [{x}, {y}]"
+    if style == "compact":
+        return (
+            f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_offset(state)}. Move: {move.value}"
+        )
+    if style == "sentence":
+        return f"{moving}\n\n{_metrics(state, style)}\n\nConclusion: The move is: {move.value}"
+    found, rationale = _reason(state, move)
+    num_free = len(state.free_cells())
+    lines = [
+        f"{policy.upper()}: {found}",
+        moving,
+        f"Distance: {apple_distance(state, state.head)}, Free cells: {num_free}",
+        f"Rationale: {rationale}",
+        "",
+    ]
+    if style == "board":
+        lines += [_metrics(state, style), ""]
+    return "\n".join([*lines, f"Conclusion: {move.value}"])
+
+
+def begins_shortest_path(state: State, move: Move) -> bool:
+    """Whether a shortest path to the apple (see `heuristics.search`) starts with `move`."""
+    there, length = destination(state, state.head, move), path_length(state)
+    if there is None or length is None or state.apple is None:
+        return False
+    return distances(state, state.apple).get(there) == length - 1
+
+
+def apple_offset(state: State) -> Cell:
+    """(dx, dy) from head to apple; in wrap mode the shorter way round, right or up where both are equal."""
+    assert state.apple is not None
+    dx, dy = state.apple[0] - state.head[0], state.apple[1] - state.head[1]
+    if state.mode != "wrap":
+        return dx, dy
+    n = state.grid_size
+    half = (n - 1) // 2
+    return (dx + half) % n - half, (dy + half) % n - half
+
+
+def free_run(state: State, move: Move) -> int:
+    """How many free cells lie in a row from the head in the direction of `move`."""
+    taken = set(state.body)
+    count, cell = 0, destination(state, state.head, move)
+    while cell is not None and cell not in taken:
+        count, cell = count + 1, destination(state, cell, move)
+    return count
+
+
+def heading(state: State) -> Move:
+    """The direction from neck to head, around the edge if need be; UP for a snake of length 1."""
+    if len(state.body) == 1:
+        return Move.UP
+    return next(move for move, there in state.neighbors[state.body[1]] if there == state.head)
+
+
+def _reason(state: State, move: Move) -> tuple[str, str]:
+    """(headline, rationale) of the board and short styles."""
+    if begins_shortest_path(state, move):
+        return f"Found path to apple ({path_length(state)} steps)", "Shortest path to apple"
+    length = path_length(state)
+    headline = "No path to apple" if length is None else f"Not on shortest path to apple ({length} steps)"
+    return headline, "Tail stays reachable" if move in tail_distances(state) else "Legal move"
+
+
+def _metrics(state: State, style: str) -> str:
+    dx, dy = apple_offset(state)
+    towards = {"up": int(dy > 0), "down": int(dy < 0), "left": int(dx < 0), "right": int(dx > 0)}
+    runs = {move: free_run(state, move) for move in Move}
+    if style == "sentence":
+        to_apple, free = " to apple", str({move.value.lower(): run for move, run in runs.items()})
+    else:
+        to_apple, free = "", ", ".join(f"{move.value}={run}" for move, run in runs.items())
+    legal = legal_moves(state)
+    return "\n".join(
+        [
+            "Metrics:",
+            f"- Valid moves: {[move.value for move in _V004_ORDER if move in legal]}",
+            f"- Manhattan distance{to_apple}: {apple_distance(state, state.head)}",
+            f"- Apple direction: {towards}",
+            f"- Danger assessment: {_dangers(state)}",
+            f"- Free space: {free}",
+        ]
+    )
+
+
+def _dangers(state: State) -> dict[str, int]:
+    dx, dy = heading(state).delta
+    by_delta = {move.delta: int(fatal_reason(state, move) is not None) for move in Move}
+    return {"straight": by_delta[dx, dy], "left": by_delta[-dy, dx], "right": by_delta[dy, -dx]}
+
+
+def _surroundings(state: State) -> str:
+    """`U 37 free, D 35 free, L 26 free, R 46 body`: what each of the four moves leads to."""
+    return ", ".join(f"{move.value[0]} {_what_is_there(state, move)}" for move in Move)
+
+
+def _what_is_there(state: State, move: Move) -> str:
+    dx, dy = move.delta
+    x, y, n = state.head[0] + dx, state.head[1] + dy, state.grid_size
+    if state.mode == "wrap":
+        x, y = x % n, y % n
+    elif not (0 <= x < n and 0 <= y < n):
+        return "wall"
+    there, body = (x, y), state.body
+    if there in state.obstacles:
+        what = "block"
+    elif there == state.apple:
+        what = "apple"
+    elif len(body) > 1 and there == body[1]:
+        what = "neck"
+    elif there in body:
+        what = "tail" if there == body[-1] else "body"
+    else:
+        what = "free"
+    return f"{format_cell(there, n)} {what}"
+
+
+def _letters(state: State) -> str:
+    return " ".join(move.value[0] for move in legal_moves(state))
+
+
+def _apple_offset(state: State) -> str:
+    """`R6 -`: direction and distance per axis, `-` where head and apple are level."""
+    dx, dy = apple_offset(state)
+    across = f"{'R' if dx > 0 else 'L'}{abs(dx)}" if dx else "-"
+    along = f"{'U' if dy > 0 else 'D'}{abs(dy)}" if dy else "-"
+    return f"{across} {along}"
+
+
+def format_cell(cell: Cell, grid_size: int) -> str:
+    """A cell as the compact prompt writes it: x then y, zero-padded to the width of N - 1."""
+    width = len(str(grid_size - 1))
+    return f"{cell[0]:0{width}d}{cell[1]:0{width}d}"

@@ -1,0 +1,105 @@
+"""Examples -> tensors: one packed row without padding, or a padded rectangle for models that cannot pack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+"""Label of a position that is not trained (PyTorch's cross-entropy convention)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized line: prompt, completion, end-of-sequence."""
+
+    input_ids: np.ndarray
+    """int64 [T]."""
+    num_prompt_tokens: int
+    """The first so many tokens are not trained."""
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Trained tokens: the completion and the end of sequence. A first token has nothing to be predicted from."""
+        return len(self.input_ids) - max(self.num_prompt_tokens, 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch as the model takes it. B = 1 if packed."""
+
+    input_ids_BT: torch.Tensor
+    """int64 [B, T]."""
+    labels_BT: torch.Tensor
+    """int64 [B, T]: the *next* token where it is trained, else `IGNORED`."""
+    attention_mask_BT: torch.Tensor | None = None
+    """int64 [B, T], 1 where a token is; None if packed."""
+    position_ids_BT: torch.Tensor | None = None
+    """int64 [B, T], from 0 in every example of a packed row; None if padded."""
+    boundaries: torch.Tensor | None = None
+    """int32 [examples + 1], where the examples of a packed row begin and end; None if padded."""
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The model's keyword arguments."""
+        if self.boundaries is None:
+            return {"input_ids": self.input_ids_BT, "attention_mask": self.attention_mask_BT}
+        return {
+            "input_ids": self.input_ids_BT,
+            "position_ids": self.position_ids_BT,
+            "cu_seq_lens_q": self.boundaries,
+        }
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`; the boundaries stay on the CPU, where they are read."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if name != "boundaries" and value is not None
+        }
+        return replace(self, **moved)
+
+
+def shifted_labels(example: Example) -> np.ndarray:
+    """int64 [T]: at each position the token that should come next, or `IGNORED`. Masked by length, never by
+    token id: the padding token is often the end-of-sequence token too."""
+    labels = np.full(len(example.input_ids), IGNORED, dtype=np.int64)
+    first = max(example.num_prompt_tokens, 1)
+    labels[first - 1 : -1] = example.input_ids[first:]
+    return labels
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """All examples back to back in one row; positions restart at 0 in each."""
+    import torch
+
+    lengths = [len(example.input_ids) for example in examples]
+    row = [
+        np.concatenate([example.input_ids for example in examples]),
+        np.concatenate([np.arange(length) for length in lengths]),
+        np.concatenate([shifted_labels(example) for example in examples]),
+    ]
+    ids, positions, labels = (torch.from_numpy(values.astype(np.int64))[None] for values in row)
+    boundaries = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    return Batch(ids, labels, position_ids_BT=positions, boundaries=boundaries)
+
+
+def pad(examples: Sequence[Example]) -> Batch:
+    """One example a row, padded on the right. The padding's token id (0) is never attended to nor trained."""
+    import torch
+
+    shape = (len(examples), max(len(example.input_ids) for example in examples))
+    ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        ids[row, :length] = example.input_ids
+        mask[row, :length] = 1
+        labels[row, :length] = shifted_labels(example)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(labels), attention_mask_BT=torch.from_numpy(mask))

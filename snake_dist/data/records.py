@@ -1,0 +1,201 @@
+"""Reads training lines: JSONL files with `prompt` and `completion`, ours or anybody's, one record at a time.
+
+Nothing is held in memory but the line at hand. A line is either a `Record` or named with file, line and
+reason; it is never repaired.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snake_dist.errors import InputError
+from snake_dist.game.rules import SEED_RANGES
+
+BAD_LINES = ("stop", "skip")
+MAX_LINE_BYTES = 1 << 20
+"""Longer lines are bad: the longest line generated here (50 x 50, long snake) has about 30,000 bytes."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of training data."""
+
+    prompt: str
+    """What the model is given. Not blank."""
+    completion: str
+    """What the model is to say. Not blank."""
+    game: str | int | None
+    """The line's `game_id`, unique within its file; None where the file does not say."""
+    seed: int | None
+    """The game's seed where the line was generated here, else None."""
+    file: str
+    """Path of the file, as found."""
+    line: int
+    """Line number in the file, from 1."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def resolve_paths(patterns: Iterable[str | Path]) -> list[Path]:
+    """The data files that files, directories (every *.jsonl below, hidden ones left out) and globs stand for.
+
+    In the order of the patterns, sorted within each, every file once. Raises InputError for a pattern without
+    any file.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        for path in _expand(pattern):
+            found.setdefault(path.resolve(), path)
+    if not found:
+        raise InputError("no data file was named")
+    return list(found.values())
+
+
+def read_records(
+    paths: Iterable[Path],
+    bad_lines: str = "stop",
+    skipped: Counter[str] | None = None,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Record]:
+    """Yield the records of the files in order. Blank lines are passed over.
+
+    A bad line raises InputError "file:line: reason" with `bad_lines="stop"`; with "skip" it is left out and
+    `skipped[reason]` goes up by one. Raises InputError too if a file cannot be read or no record is found.
+    """
+    if bad_lines not in BAD_LINES:
+        raise InputError(f"unknown bad-lines choice {bad_lines!r}: choose from {', '.join(BAD_LINES)}")
+    paths = list(paths)
+    num_records = 0
+    for path in paths:
+        try:
+            for number, raw in _raw_lines(path, max_line_bytes):
+                try:
+                    record = _parse(raw, str(path), number, max_line_bytes)
+                except _BadLine as bad:
+                    if bad_lines == "stop":
+                        raise InputError(f"{path}:{number}: {bad.reason}{bad.detail}") from None
+                    if skipped is not None:
+                        skipped[bad.reason] += 1
+                    continue
+                num_records += 1
+                yield record
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if num_records == 0:
+        raise InputError(
+            f"no usable line in {', '.join(map(str, paths[:3]))}{', ...' if len(paths) > 3 else ''}"
+        )
+
+
+def check_train_seed(record: Record) -> None:
+    """Raise InputError if the line comes from a game that is reserved for judging (a dev or test seed)."""
+    if record.seed is None:
+        return
+    for name, seeds in SEED_RANGES.items():
+        if name != "train" and record.seed in seeds:
+            raise InputError(f"{record.place}: seed {record.seed} is a {name} seed: not to be trained on")
+
+
+class _BadLine(Exception):
+    """`reason` is one of few, so that it can be counted; `detail` is this line's own."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+
+
+def _expand(pattern: str | Path) -> list[Path]:
+    path = Path(pattern).expanduser()
+    # A name that exists is taken as it is, even if it contains glob characters.
+    if path.exists():
+        matches = [path]
+    else:
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
+        if not matches:
+            raise InputError(f"no such file, directory or match: {pattern}")
+    files = []
+    for match in matches:
+        files.extend(_files_below(match) if match.is_dir() else [match])
+    if not files:
+        raise InputError(f"no *.jsonl file in {pattern}")
+    return files
+
+
+def _files_below(directory: Path) -> list[Path]:
+    """Hidden directories are passed over: an unfinished data set lies in one."""
+    found = (path for path in directory.rglob("*.jsonl") if path.is_file())
+    return sorted(
+        path for path in found if not any(p.startswith(".") for p in path.relative_to(directory).parts)
+    )
+
+
+def _raw_lines(path: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes) of every line that is not blank; an over-long one is cut, one byte over."""
+    with path.open("rb") as file:
+        number = 0
+        while raw := file.readline(max_line_bytes + 1):
+            number += 1
+            if not raw.endswith(b"\n") and len(raw) > max_line_bytes:
+                rest = raw
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(max_line_bytes + 1)
+            else:
+                raw = raw.removesuffix(b"\n")
+            # Only what JSON calls white space: a run of NUL bytes is a torn write, not a blank line.
+            if raw.strip(b" \t\r\n"):
+                yield number, raw
+
+
+def _parse(raw: bytes, file: str, number: int, max_line_bytes: int) -> Record:
+    if len(raw) > max_line_bytes:
+        raise _BadLine("over-long line", f", more than {max_line_bytes} bytes")
+    if raw.startswith(_BOM):
+        raise _BadLine("byte order mark (BOM)", ": save the file as UTF-8 without it")
+    try:
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise _BadLine("invalid UTF-8", f" at byte {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise _BadLine("torn or invalid JSON", f": {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, or brackets nested deeper than the parser goes.
+        raise _BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None
+    if not isinstance(fields, dict):
+        raise _BadLine("not a JSON object")
+    game, seed = fields.get("game_id"), fields.get("seed")
+    if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
+        raise _BadLine("game_id is neither a string nor an integer")
+    is_seed = isinstance(seed, int) and not isinstance(seed, bool)
+    return Record(
+        _text(fields, "prompt"), _text(fields, "completion"), game, seed if is_seed else None, file, number
+    )
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise _BadLine("a key appears twice", f": {key[:40]!r}")
+    return fields
+
+
+def _text(fields: dict[str, object], key: str) -> str:
+    if key not in fields:
+        raise _BadLine(f"no key {key!r}")
+    text = fields[key]
+    if not isinstance(text, str):
+        raise _BadLine(f"{key} is not a string", f" but {type(text).__name__}")
+    if not text.strip():
+        raise _BadLine(f"empty {key}")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        # Half of a surrogate pair passes JSON and then crashes every encoder.
+        raise _BadLine(f"{key} contains half of a surrogate pair")
+    return text

@@ -1,0 +1,156 @@
+"""Records -> token files on disk, once per data set and tokenizer; every rank then maps the same files.
+
+A prompt and its completion are tokenized apart and joined as ids, so the boundary between them is exact, and
+`encode_prompt` gives a player the very ids the model was trained on.
+
+A cache directory holds tokens.bin (uint32, all examples back to back), index.bin (one `INDEX_DTYPE` row per
+example) and meta.json. It is written under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snake_dist.data.records import Record, check_train_seed, read_records
+from snake_dist.data.splits import common_root, game_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT_VERSION = 1
+SEPARATOR = "\n"
+"""Stands between prompt and completion."""
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("end", np.int64),  # where the example's tokens end in tokens.bin; they begin where the previous ended
+        ("num_prompt_tokens", np.int32),
+        ("game", np.int32),  # index into meta["games"]
+        ("file", np.int32),  # index into meta["files"]
+        ("line", np.int32),
+        ("prompt_hash", np.uint64),
+    ]
+)
+
+_CHUNK_RECORDS = 1024
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Ids of a prompt as in training: the tokenizer's special tokens, the text, the separator."""
+    return _encode_prompts(tokenizer, [prompt])[0]
+
+
+def hash_prompt(prompt: str) -> int:
+    """64-bit fingerprint by which an example's prompt can be found again."""
+    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "little")
+
+
+def tokenize(
+    paths: list[Path], tokenizer: PreTrainedTokenizerBase, *, bad_lines: str, for_training: bool, cache: Path
+) -> Path:
+    """The cache directory of these files under this tokenizer, written now unless it exists.
+
+    It is keyed by the files' paths, sizes and times of change, the tokenizer and the options. Raises
+    InputError for a bad line (unless `bad_lines` is "skip") and, if `for_training`, for a line from a game
+    that is reserved for judging.
+    """
+    target = cache / _cache_key(paths, tokenizer, bad_lines, for_training)
+    if (target / "meta.json").is_file():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".tokenizing-"))
+    try:
+        skipped: Counter[str] = Counter()
+        records = read_records(paths, bad_lines=bad_lines, skipped=skipped)
+        if for_training:
+            records = _without_reserved_seeds(records)
+        meta = _write_tokens(temporary, game_keys(records, common_root(paths)), tokenizer)
+        (temporary / "meta.json").write_text(json.dumps(meta | {"skipped_lines": dict(skipped)}))
+        os.rename(temporary, target)
+    except OSError:
+        # Another process may have renamed its own, equal directory here first.
+        if not (target / "meta.json").is_file():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write_tokens(
+    directory: Path, keyed_records: Iterable[tuple[Record, str]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    games: dict[str, int] = {}
+    file_names: dict[str, int] = {}
+    content = hashlib.sha256()
+    end = num_examples = 0
+    keyed = iter(keyed_records)
+    with (directory / "tokens.bin").open("wb") as token_file, (directory / "index.bin").open("wb") as index_file:
+        while chunk := list(islice(keyed, _CHUNK_RECORDS)):
+            prompts = _encode_prompts(tokenizer, [record.prompt for record, _ in chunk])
+            completions = _encode(tokenizer, [record.completion for record, _ in chunk], special=False)
+            index = np.empty(len(chunk), dtype=INDEX_DTYPE)
+            for row, ((record, game), prompt, completion) in enumerate(
+                zip(chunk, prompts, completions, strict=True)
+            ):
+                tokens = np.array([*prompt, *completion, tokenizer.eos_token_id], dtype=np.uint32).tobytes()
+                token_file.write(tokens)
+                content.update(tokens)
+                end += len(tokens) // 4
+                index[row] = (
+                    end,
+                    len(prompt),
+                    games.setdefault(game, len(games)),
+                    file_names.setdefault(record.file, len(file_names)),
+                    record.line,
+                    hash_prompt(record.prompt),
+                )
+            index_file.write(index.tobytes())
+            content.update(index["num_prompt_tokens"].tobytes() + index["game"].tobytes())
+            num_examples += len(chunk)
+    return {
+        "num_examples": num_examples,
+        "num_tokens": end,
+        "games": list(games),
+        "files": list(file_names),
+        "fingerprint": content.hexdigest(),
+    }
+
+
+def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    encoded = _encode(tokenizer, [prompt + SEPARATOR for prompt in prompts], special=True)
+    # Some tokenizers close every text with the end of sequence: here the text goes on.
+    return [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in encoded]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def _without_reserved_seeds(records: Iterator[Record]) -> Iterator[Record]:
+    for record in records:
+        check_train_seed(record)
+        yield record
+
+
+def _cache_key(paths: list[Path], tokenizer: PreTrainedTokenizerBase, bad_lines: str, for_training: bool) -> str:
+    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    described = [FORMAT_VERSION, files, tokenizer_fingerprint(tokenizer), bad_lines, for_training]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over everything that decides the ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{described}{tokenizer.eos_token_id}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Judging players by play: players, episodes, the bank of unseen states, intervals, the report."""

@@ -1,0 +1,169 @@
+"""Players: whoever is shown a batch of positions and answers each with a text.
+
+Heuristics answer in text too, so that every player goes through the same strict `parse_reply`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from snake_dist.data.tokenization import encode_prompt
+from snake_dist.game.board import Move, State
+from snake_dist.game.text import render_prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Initialisations that take the adapter's start out of the base: without the adapter no base is left.
+_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Player(Protocol):
+    """Anything with `replies`; a position it is asked about is always of a running game."""
+
+    def replies(self, states: Sequence[State]) -> list[str]:
+        """One reply for each state, in order. What the replies say is judged by the caller."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeuristicPlayer:
+    """A policy of `heuristics.POLICIES`; replies with the bare name of its move."""
+
+    policy: Callable[[State], Move]
+
+    def replies(self, states: Sequence[State]) -> list[str]:
+        return [self.policy(state).value for state in states]
+
+
+@dataclass(frozen=True)
+class ModelPlayer:
+    """A causal language model, decoded greedily whatever its own generation config says.
+
+    Promise: a reply is a function of its state, the weights and the style, up to floating point. Batch size,
+    order and the other states of a batch change only the shapes of the matrix products, and so the last bits
+    of the logits. In fp32 a reply then differs only where two tokens are all but tied; in bfloat16 or float16
+    near-ties are common enough that now and then a reply does differ. The same states, batch size, machine
+    and libraries give the same replies.
+
+    A prompt that leaves fewer than `max_new_tokens` of the model's `max_position_embeddings` is not shown to
+    it; its reply is empty, and so an invalid one.
+    """
+
+    model: PreTrainedModel | PeftModel
+    """On its device. It is switched to eval mode while it answers and back afterwards."""
+    tokenizer: PreTrainedTokenizerBase
+    style: str
+    """One of `game.text.PROMPT_STYLES`: the one the adapter was trained on."""
+    max_new_tokens: int
+    """A reply stops here if no end-of-sequence token came before."""
+    batch_size: int
+    """States decoded at once."""
+    adapter: bool = True
+    """False: answer as the base model, with the adapter of a PeftModel switched off."""
+
+    def replies(self, states: Sequence[State]) -> list[str]:
+        prompts = [encode_prompt(self.tokenizer, render_prompt(state, self.style)) for state in states]
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        room = math.inf if limit is None else limit - self.max_new_tokens
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
+        fitting.sort(key=lambda i: len(prompts[i]))  # neighbours of like length need little padding
+        texts = [""] * len(prompts)
+        with _answering(self.model, self.adapter):
+            for start in range(0, len(fitting), self.batch_size):
+                rows = fitting[start : start + self.batch_size]
+                decoded = greedy_decode(
+                    self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens
+                )
+                for i, ids in zip(rows, decoded, strict=True):
+                    # Special tokens stay visible: leaving them out would repair a reply.
+                    texts[i] = self.tokenizer.decode(
+                        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                    )
+        return texts
+
+
+def greedy_decode(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """The most likely continuation of each prompt (token ids), token by token, without its stop token.
+
+    One batch, padded on the left, cached; ends when every row has met a stop token or has `max_new_tokens`.
+    Stop tokens are the tokenizer's end of sequence and those of the model's generation config (an instruct
+    model ends its turn with one of those).
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    plain = _without_peft(model)
+    stops = _stop_ids(plain.generation_config.eos_token_id, tokenizer.eos_token_id)
+    # The mask hides padding, so any token will do where the tokenizer has none for it.
+    pad = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops or None,
+        pad_token_id=pad,
+    )
+    width = max(len(ids) for ids in prompts)
+    padded = [[pad] * (width - len(ids)) + list(ids) for ids in prompts]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    device = next(model.parameters()).device
+    own = plain.generation_config
+    # generate() fills what its argument leaves open (a repetition penalty, say) from the model's own config.
+    plain.generation_config = config
+    try:
+        output = model.generate(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=config,
+        )
+    finally:
+        plain.generation_config = own
+    return [_before_stop(row, stops) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def _answering(model: Any, adapter: bool) -> Iterator[None]:
+    """Eval mode inside, without the adapter if it is not wanted; all as before outside."""
+    was_training = model.training
+    model.eval()
+    try:
+        with nullcontext() if adapter else _adapter_off(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _adapter_off(model: Any) -> Any:
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return nullcontext()
+    for config in model.peft_config.values():
+        init = getattr(config, "init_lora_weights", None)
+        if isinstance(init, str) and init.startswith(_BASE_CHANGING_INITS):
+            raise ValueError(f"{init} changes the base's weights: load the base by itself to play it")
+    return model.disable_adapter()
+
+
+def _without_peft(model: Any) -> Any:
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _stop_ids(configured: int | list[int] | None, end_of_sequence: int | None) -> list[int]:
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in (*several, end_of_sequence) if i is not None})
+
+
+def _before_stop(ids: list[int], stops: list[int]) -> list[int]:
+    return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)

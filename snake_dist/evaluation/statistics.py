@@ -1,0 +1,82 @@
+"""95 % intervals: Wilson's for rates, the bootstrap for means, both together for rates counted in games."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+CONFIDENCE = 0.95
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(successes: int, n: int) -> Interval | None:
+    """Wilson's score interval for a rate of `successes` in `n` independent trials; None for n = 0.
+
+    Formula: Wilson, JASA 22 (1927), without continuity correction. It has a width even for 0 or n successes.
+    """
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return None
+    found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
+    """Bias-corrected and accelerated bootstrap (Efron, JASA 82, 1987) of the mean of independent values.
+
+    The same values and seed give the same interval. None for fewer than two values. If all values are equal
+    the interval is that value twice: resampling cannot show what the sample did not contain.
+    """
+    if len(values) < 2:
+        return None
+    if min(values) == max(values):
+        return float(values[0]), float(values[0])
+    return _bootstrap((values,), lambda sample, axis: sample.mean(axis=axis), seed)
+
+
+def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: int = 0) -> Interval | None:
+    """Interval for a rate per reply, pooled over games: sum(successes) / sum(replies), one entry a game each.
+
+    Replies of one game are not independent. So whole games are resampled (bootstrap of the ratio), and the
+    result is the hull of that interval and Wilson's over all replies: Wilson's alone is too narrow where the
+    rate differs between games, the bootstrap alone with few games. With one game, or a rate of 0
+    or 1, where resampling shows no spread, it is Wilson's. None without replies.
+    """
+    wilson = wilson_interval(sum(successes), sum(replies))
+    if wilson is None or len(replies) < 2 or sum(successes) in (0, sum(replies)):
+        return wilson
+    low, high = _bootstrap((successes, replies), lambda s, r, axis: s.sum(axis=axis) / r.sum(axis=axis), seed)
+    return min(low, wilson[0]), max(high, wilson[1])
+
+
+def rate(successes: int, n: int) -> dict[str, Any]:
+    """A rate over independent trials as reports have it: value, ci95 (Wilson) and n; None where n is 0."""
+    return rate_entry(successes, n, wilson_interval(successes, n))
+
+
+def rate_entry(successes: int, n: int, interval: Interval | None) -> dict[str, Any]:
+    """value, ci95 and n of a rate, as JSON."""
+    return {"value": successes / n if n else None, "ci95": as_json(interval), "n": n}
+
+
+def as_json(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, seed: int) -> Interval:
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        tuple(np.asarray(sample, dtype=float) for sample in samples),
+        statistic,
+        n_resamples=9999,
+        batch=500,  # bounds memory: 500 resamples of all values at a time
+        paired=len(samples) > 1,
+        confidence_level=CONFIDENCE,
+        method="BCa",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

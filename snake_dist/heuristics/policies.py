@@ -1,0 +1,131 @@
+"""Policies: pure functions from a running game's state to a legal move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from snake_dist.errors import InputError
+from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.rules import legal_moves, random_below
+from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
+from snake_dist.heuristics.search import free_now, safe_first_moves, shortest_path, tail_distances
+
+_MASK64 = (1 << 64) - 1
+_RANDOM_LEGAL_STREAM = 0x5851F42D4C957F2D  # keeps these draws apart from the apples'
+_STEP_STRIDE = (
+    0xD1342543DE82EF95  # the generator's state only moves on with an apple, so the step is mixed in
+)
+
+
+def random_legal(state: State) -> Move:
+    """A uniformly drawn legal move; the draw is a function of the state."""
+    moves = legal_moves(state)
+    _, index = random_below(
+        state.rng ^ _RANDOM_LEGAL_STREAM ^ (state.steps * _STEP_STRIDE & _MASK64), len(moves)
+    )
+    return moves[index]
+
+
+def greedy(state: State) -> Move:
+    """The legal move that ends nearest to the apple on the empty board."""
+    return min(legal_moves(state), key=lambda move: apple_distance(state, _after(state, move)))
+
+
+def bfs(state: State) -> Move:
+    """The first step of a shortest path to the apple that keeps off body and tail; with none, random-legal."""
+    path = shortest_path(state, tail_free=False)
+    return path[0] if path else random_legal(state)
+
+
+def bfs_safe(state: State) -> Move:
+    """The first step of a shortest path to the apple after which the snake is tail-safe.
+
+    With none, the move that leaves the longest way to the tail, and of those the one farthest from the apple.
+    Where every move cuts the tail off, as bfs.
+    """
+    first = next(safe_first_moves(state), None)
+    if first is not None:
+        return first
+    chase = tail_distances(state)
+    if not chase:
+        return bfs(state)
+    return max(chase, key=lambda move: (chase[move], apple_distance(state, _after(state, move))))
+
+
+def dfs(state: State) -> Move:
+    """The first step of the path that depth-first search finds, nearer cells first; with none, random-legal.
+
+    Like bfs it keeps off body and tail.
+    """
+    unseen = free_now(state, tail_free=False)
+    stack: list[tuple[Cell, Move | None]] = [(state.head, None)]
+    while stack:
+        cell, first = stack.pop()
+        if cell == state.apple and first is not None:
+            return first
+        unseen.discard(cell)
+        reached = [(there, first or move) for move, there in state.neighbors[cell] if there in unseen]
+        stack.extend(sorted(reached, key=lambda item: -apple_distance(state, item[0])))
+    return random_legal(state)
+
+
+def astar(state: State) -> Move:
+    """The first step of the shortest path that A* finds; with none, random-legal. Like bfs it keeps off the tail.
+
+    The bound is the distance on the empty board. Of equal sums the cell farther along goes first.
+    """
+    free = free_now(state, tail_free=False)
+    queue: list[tuple[int, int, Cell, Move | None]] = [(0, 0, state.head, None)]
+    best = {state.head: 0}
+    while queue:
+        _, minus_walked, cell, first = heappop(queue)
+        if cell == state.apple and first is not None:
+            return first
+        walked = 1 - minus_walked
+        for move, there in state.neighbors[cell]:
+            if there in free and walked < best.get(there, walked + 1):
+                best[there] = walked
+                heappush(queue, (walked + apple_distance(state, there), -walked, there, first or move))
+    return random_legal(state)
+
+
+def hamiltonian(state: State) -> Move:
+    """The next cell of a Hamiltonian cycle; bfs-safe where there is none or the snake does not lie along it."""
+    return hamiltonian_move(state) or bfs_safe(state)
+
+
+def hamiltonian_shortcuts(state: State) -> Move:
+    """Like hamiltonian, leaving out cells of the cycle where neither apple nor tail is passed."""
+    return shortcut_move(state) or bfs_safe(state)
+
+
+POLICIES: dict[str, Callable[[State], Move]] = {
+    "random-legal": random_legal,
+    "greedy": greedy,
+    "bfs": bfs,
+    "bfs-safe": bfs_safe,
+    "dfs": dfs,
+    "astar": astar,
+    "hamiltonian": hamiltonian,
+    "hamiltonian-shortcuts": hamiltonian_shortcuts,
+}
+
+
+def check_policy(name: str) -> None:
+    """Raise InputError unless `name` is a policy."""
+    if name not in POLICIES:
+        raise InputError(f"unknown policy {name!r}: choose from {', '.join(POLICIES)}")
+
+
+def apple_distance(state: State, cell: Cell) -> int:
+    """Steps from `cell` to the apple on the empty board: Manhattan distance, around the edges in wrap mode."""
+    assert state.apple is not None
+    gaps = [abs(a - b) for a, b in zip(cell, state.apple)]
+    return sum(min(gap, state.grid_size - gap) if state.mode == "wrap" else gap for gap in gaps)
+
+
+def _after(state: State, move: Move) -> Cell:
+    there = destination(state, state.head, move)
+    assert there is not None
+    return there

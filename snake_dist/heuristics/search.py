@@ -1,0 +1,179 @@
+"""Search over one position: distances, shortest paths, reach, tail safety, and the set of optimal moves.
+
+Words used here. A cell is free *now* if neither obstacle nor body is on it; the tail's cell counts as free,
+because the tail leaves it in the next step (the apple never lies on it, so that step does not eat), unless
+the snake has length 2 and its tail is the neck. A path runs over cells that are free now; body that would have moved away by the time is not awaited. So every path
+found here can be walked as it stands. A position is tail-safe if the head can reach the tail's cell over free
+cells: a snake that can follow its own tail lives on. A tail next to the head counts as reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.rules import legal_moves
+from snake_dist.heuristics.bitboard import as_bits, as_cells, bits, open_cells, spreader
+
+MAX_PATHS_TRIED = 500
+"""Shortest paths tried for each first move in search of a tail-safe one; there can be exponentially many."""
+
+
+def free_now(state: State, tail_free: bool = True) -> set[Cell]:
+    """The cells that are free now; without the tail's cell if `tail_free` is false."""
+    return set(as_cells(state.grid_size, _free(state, tail_free)))
+
+
+def distances(state: State, start: Cell) -> dict[Cell, int]:
+    """Steps from `start` to every cell that a path can reach, `start` itself included (0).
+
+    `start` may be any cell, occupied or not; the path then goes over cells that are free now.
+    """
+    layers = _layers(state, bits(state.grid_size)[start], _free(state))
+    return {cell: steps for steps, layer in enumerate(layers) for cell in as_cells(state.grid_size, layer)}
+
+
+def free_space(state: State, move: Move) -> int:
+    """How many cells the head could reach after a legal `move`, the cell it moves to included.
+
+    Counted over the cells free before the move, the tail's cell among them.
+    """
+    there = destination(state, state.head, move)
+    assert there is not None
+    return sum(layer.bit_count() for layer in _layers(state, bits(state.grid_size)[there], _free(state)))
+
+
+def shortest_path(state: State, tail_free: bool = True) -> list[Move] | None:
+    """A shortest path from the head to the apple, the first one in the order of `Move`; None if there is none.
+
+    With `tail_free` false the path keeps off the tail's cell too.
+    """
+    return next(_shortest_paths(state, _apple_layers(state, tail_free)), None)
+
+
+def path_length(state: State) -> int | None:
+    """Steps of a shortest path to the apple; None if there is none."""
+    layers = _apple_layers(state)
+    return len(layers) if layers else None
+
+
+def is_tail_safe(state: State) -> bool:
+    """Whether the head can reach the tail's cell over cells that are free now."""
+    return tail_distance(state, state.body) is not None
+
+
+def tail_distance(state: State, body: tuple[Cell, ...]) -> int | None:
+    """Steps from head to tail for a snake lying like `body` on this board; None if the tail is out of reach."""
+    table = bits(state.grid_size)
+    tail = table[body[-1]]
+    free = open_cells(state.grid_size, state.obstacles) & ~as_bits(state.grid_size, body) | tail
+    for steps, layer in enumerate(_layers(state, table[body[0]], free)):
+        if layer & tail:
+            return steps
+    return None
+
+
+def tail_distances(state: State) -> dict[Move, int]:
+    """Legal move -> steps from head to tail after it; moves that cut the head off from the tail are left out."""
+    found = {}
+    for move in legal_moves(state):
+        there = destination(state, state.head, move)
+        assert there is not None
+        body = (there, *state.body) if there == state.apple else (there, *state.body[:-1])
+        if (steps := tail_distance(state, body)) is not None:
+            found[move] = steps
+    return found
+
+
+def safe_first_moves(state: State) -> Iterator[Move]:
+    """The moves that begin a shortest path to the apple after which the snake is tail-safe, in order of `Move`.
+
+    For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe path beyond them goes unseen.
+    """
+    layers = _apple_layers(state)
+    if not layers or not _may_be_safe(state, len(layers)):
+        return
+    for first in Move:
+        paths = islice(_shortest_paths(state, layers, first), MAX_PATHS_TRIED)
+        if any(tail_distance(state, body_after(state, path)) is not None for path in paths):
+            yield first
+
+
+def optimal_moves(state: State) -> frozenset[Move]:
+    """The moves that nobody could call worse than another by looking at shortest paths and tail safety.
+
+    Those that begin a shortest tail-safe path to the apple; if there is none, those after which the tail stays
+    reachable; if there is none either, all legal moves.
+    """
+    return (
+        frozenset(safe_first_moves(state))
+        or frozenset(tail_distances(state))
+        or frozenset(legal_moves(state))
+    )
+
+
+def body_after(state: State, path: list[Move]) -> tuple[Cell, ...]:
+    """The snake after it has walked `path` and eaten the apple with the last step."""
+    body, cell = list(state.body[: max(len(state.body) + 1 - len(path), 0)]), state.head
+    walked = []
+    for move in path:
+        there = destination(state, cell, move)
+        assert there is not None
+        cell = there
+        walked.append(cell)
+    return tuple((walked[::-1] + body)[: len(state.body) + 1])
+
+
+def _free(state: State, tail_free: bool = True) -> int:
+    taken = state.body[:-1] if tail_free and len(state.body) > 2 else state.body
+    return open_cells(state.grid_size, state.obstacles) & ~as_bits(state.grid_size, taken)
+
+
+def _layers(state: State, start: int, free: int) -> Iterator[int]:
+    """The cells 0, 1, 2, ... steps from `start`, until no new one can be reached."""
+    spread = spreader(state.grid_size, state.mode == "wrap")
+    layer, free = start, free & ~start
+    while layer:
+        yield layer
+        layer = spread(layer) & free
+        free ^= layer
+
+
+def _apple_layers(state: State, tail_free: bool = True) -> list[int]:
+    """Layer k: the cells k steps from the apple, up to the last before the head; empty if no path exists."""
+    if state.apple is None:
+        return []
+    table, found = bits(state.grid_size), []
+    head = table[state.head]
+    for layer in _layers(state, table[state.apple], _free(state, tail_free) | head):
+        if layer & head:
+            return found
+        found.append(layer)
+    return []
+
+
+def _shortest_paths(state: State, layers: list[int], first: Move | None = None) -> Iterator[list[Move]]:
+    """All shortest paths to the apple in the order of `Move`, only those that begin with `first` if it is given."""
+    table, neighbors, length = bits(state.grid_size), state.neighbors, len(layers)
+    path: list[Move] = []
+    stack: list[tuple[Cell, int, Move | None]] = [(state.head, 0, None)] if layers else []
+    while stack:
+        cell, walked, last = stack.pop()
+        if last is not None:
+            path[walked - 1 :] = [last]
+        if walked == length:
+            yield path.copy()
+            continue
+        for move, there in reversed(neighbors[cell]):
+            if table[there] & layers[length - walked - 1] and (walked or first in (None, move)):
+                stack.append((there, walked + 1, move))
+
+
+def _may_be_safe(state: State, length: int) -> bool:
+    """False if a path of this length, itself left out, leaves the tail beyond the apple's reach: no path is safe."""
+    if length > len(state.body):
+        return True
+    assert state.apple is not None
+    rest = state.body[: len(state.body) + 1 - length]
+    return tail_distance(state, (state.apple, *rest)) is not None

@@ -1,0 +1,1 @@
+"""Base models and adapters: find, load, wrap. Imports no other room."""

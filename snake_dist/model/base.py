@@ -1,0 +1,156 @@
+"""Find a base model, decide its dtype, load it and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from snake_dist.errors import InputError
+from snake_dist.model import smollm2
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which language model is fine-tuned."""
+
+    base_model: str = smollm2.NAME
+    """Hub id, local directory, or smollm2-135m (embedded, needs no hub)."""
+    base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the base: auto takes what the DeepSpeed file enables, else bfloat16 where the hardware
+    computes in it, else float32."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+def find_base(config: ModelConfig) -> str:
+    """Directory or hub id of the base model, with its configuration proven to be readable.
+
+    The embedded model is converted on first use; weights of other models are not touched. Raises InputError
+    if there is no such model, or it is not one that generates text.
+    """
+    name = config.base_model
+    if name == smollm2.NAME:
+        return str(smollm2.convert())
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        name = str(directory.resolve())
+
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    transformers.logging.set_verbosity_error()
+    try:
+        found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as problem:
+        reason = " ".join(str(problem).split())
+        raise InputError(
+            f"--base-model {config.base_model!r} cannot be found or read: give {smollm2.NAME}, a local directory "
+            f"with a config.json, or a reachable hub id ({reason[:200]})"
+        ) from None
+    if found.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.trust_remote_code:
+        raise InputError(
+            f"--base-model {config.base_model!r} is of type {found.model_type!r}, which is no causal language model"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What must be known of a model before its weights are loaded."""
+
+    hidden_size: int
+    max_positions: int | None
+    """Longest input in tokens; None if the model sets no limit."""
+    revision: str
+    """Commit on the hub, or a digest of the local weights' names, sizes and first and last MiB."""
+
+
+def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
+    """The shape of the model at `location` (from `find_base`)."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
+    return ModelShape(text.hidden_size, getattr(text, "max_position_embeddings", None), revision)
+
+
+def _directory_digest(directory: Path) -> str:
+    """sha256 over config and weight files; of a large file its size and both ends, so that 100 GB take no time."""
+    digest = hashlib.sha256()
+    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin"), directory / "config.json"]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read(1 << 20))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def choose_dtype(requested: str, ds_config: dict[str, Any]) -> str:
+    """Name of the base's dtype: the flag, else what the DeepSpeed file enables, else what the hardware is fast in.
+
+    Raises InputError if flag and file contradict each other.
+    """
+    blocks = {"bf16": "bfloat16", "fp16": "float16"}
+    enabled = [dtype for block, dtype in blocks.items() if ds_config.get(block, {}).get("enabled") is True]
+    if len(enabled) > 1:
+        raise InputError("--ds: both bf16 and fp16 are enabled: choose one")
+    if requested == "auto":
+        return enabled[0] if enabled else _hardware_dtype(ds_config)
+    if enabled and enabled[0] != requested:
+        raise InputError(f"--base-dtype {requested} contradicts --ds, which enables {enabled[0]}")
+    for block, dtype in blocks.items():
+        if requested == dtype and ds_config.get(block, {}).get("enabled") is False:
+            raise InputError(f"--base-dtype {requested} contradicts --ds, which disables {block}")
+    return requested
+
+
+def _hardware_dtype(ds_config: dict[str, Any]) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast and ds_config.get("bf16", {}).get("enabled") is not False else "float32"
+
+
+def load_base(location: str, dtype: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The causal language model at `location` (from `find_base`), on the CPU, in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        location, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+    )
+
+
+def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer at `location`. Raises InputError if there is none or it has no end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as problem:
+        reason = " ".join(str(problem).split())
+        raise InputError(f"--base-model {location!r} has no readable tokenizer ({reason[:200]})") from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"--base-model {location!r}: its tokenizer has no end-of-sequence token")
+    return tokenizer
+
+
+def device_for(local_rank: int) -> torch.device:
+    """This rank's accelerator, or the CPU."""
+    import torch
+
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,136 @@
+"""The whole configuration of a run: every room's config, the command line, YAML recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snake_dist.data.dataset import DataConfig
+from snake_dist.errors import InputError
+from snake_dist.evaluation.judge import PlayConfig
+from snake_dist.model.adapters import AdapterConfig
+from snake_dist.model.base import ModelConfig
+from snake_dist.training.loop import TrainingConfig
+from snake_dist.training.wandb_log import WandbConfig
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Files of the run."""
+
+    ds: str | None = None
+    """DeepSpeed JSON (ZeRO stage, precision, offload; "auto" is filled in); default: ZeRO stage 2."""
+    output_dir: str | None = None
+    """New or empty directory; default: logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of training and judging."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def flat(self) -> dict[str, Any]:
+        """Flag name without dashes in front -> value: what a recipe holds."""
+        rooms = (getattr(self, room.name) for room in dataclasses.fields(self))
+        return {name.replace("_", "-"): value for room in rooms for name, value in vars(room).items()}
+
+    def to_yaml(self) -> str:
+        """A recipe that `--config` reads back as an equal RunConfig."""
+        import yaml
+
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.flat().items()}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+def parse_run_config(argv: Sequence[str]) -> RunConfig:
+    """The RunConfig of a command line; `--config RECIPE.yaml` comes first, flags override it.
+
+    Raises InputError, in one line, for anything that is not understood. `--help` prints and exits.
+    """
+    flags, recipe = list(argv), None
+    if "--config" in flags:
+        at = flags.index("--config")
+        if at + 1 == len(flags):
+            raise InputError("--config: a YAML file is expected after it")
+        recipe = flags[at + 1]
+        del flags[at : at + 2]
+    return parse_dataclass(RunConfig, [*(recipe_flags(recipe) if recipe else []), *flags])
+
+
+def recipe_flags(path: str) -> list[str]:
+    """The flags that a YAML recipe stands for. Raises InputError naming the file and key of a fault."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InputError(f"--config {path}: {problem.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise InputError(f"--config {path}: not YAML ({' '.join(str(problem).split())})") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"--config {path}: a mapping of flags to values is expected")
+    known = RunConfig().flat()
+    flags: list[str] = []
+    for key, value in recipe.items():
+        name = str(key).replace("_", "-")
+        if name not in known:
+            raise InputError(f"--config {path}: unknown key {key!r}: a flag of train.py without its dashes is expected")
+        if isinstance(known[name], bool):
+            if not isinstance(value, bool):
+                raise InputError(f"--config {path}: {key} is {value!r}: true or false is expected")
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+def parse_dataclass(config_class: type[Any], argv: Sequence[str]) -> Any:
+    """An instance of a (nested) dataclass from flat flags; help texts are the fields' docstrings.
+
+    Raises InputError with tyro's own message folded into one line.
+    """
+    import tyro
+
+    # The deepspeed launcher puts --local_rank=N before the user's flags; the environment says the same.
+    argv = [flag for flag in argv if not flag.startswith("--local_rank=")]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(tyro.conf.OmitArgPrefixes[config_class], args=argv, description=config_class.__doc__)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # tyro frames its message in a box, the message first, hints below a rule.
+    inside = [line.strip("│ ") for line in printed.getvalue().splitlines() if line.startswith("│")]
+    message = [line for line in inside if line]
+    rule = next((i for i, line in enumerate(message) if set(line) == {"─"}), len(message))
+    raise InputError(" ".join(message[:rule]) or printed.getvalue().strip())
+
+
+def run_launcher(main: Any) -> None:
+    """Run a launcher's `main(argv)`. An InputError becomes one line on rank 0 and exit code 2 on every rank."""
+    from snake_dist.cluster.world import world_from_environment
+
+    try:
+        main(sys.argv[1:])
+    except InputError as problem:
+        with contextlib.suppress(InputError):
+            if not world_from_environment().is_main:
+                sys.exit(2)
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,164 @@
+"""The examples of a run and the board they show: the user's files, or a default data set made on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from snake_dist.cluster.world import World, agree
+from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, open_dataset
+from snake_dist.data.generation import GenerationConfig, generate
+from snake_dist.data.records import read_records, resolve_paths
+from snake_dist.errors import InputError
+from snake_dist.game.text import board_of
+from snake_dist.run_config import RunConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+# The default teacher's lines: early and middle game, with positions the teacher itself would not get into.
+DEFAULT_GAMES = 128
+DEFAULT_LINE_RATE = 0.1
+DEFAULT_MAX_STEPS_PER_GAME = 150
+DEFAULT_RANDOM_MOVE_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is played, and how a position is put to the model."""
+
+    grid_size: int
+    mode: str
+    style: str | None
+    """None if the data's prompts are of no known style: then no games can be played."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Training and held-out examples, the same on every rank."""
+
+    dataset: TokenizedDataset
+    train_examples: np.ndarray
+    """Ids in `dataset`."""
+    eval_dataset: TokenizedDataset
+    eval_examples: np.ndarray
+    """Ids in `eval_dataset`."""
+
+    def described(self) -> dict[str, Any]:
+        """Counts and fingerprints for the run's record."""
+        skipped = Counter(self.dataset.meta["skipped_lines"])
+        return {
+            "fingerprint": self.dataset.fingerprint,
+            "eval_fingerprint": self.eval_dataset.fingerprint,
+            "files": self.dataset.meta["files"],
+            "train_examples": len(self.train_examples),
+            "eval_examples": len(self.eval_examples),
+            "train_tokens": int(self.dataset.lengths[self.train_examples].sum()),
+            "train_loss_tokens": int(self.dataset.num_loss_tokens[self.train_examples].sum()),
+            "skipped_lines": dict(skipped),
+        }
+
+
+def find_board(config: RunConfig) -> Board:
+    """Grid size, mode and style: the flags, else what the first line of --data shows, else 10, classic, compact.
+
+    Raises InputError if flags and data contradict each other.
+    """
+    play = config.play
+    if not config.data.data:
+        return Board(play.grid_size or 10, play.mode or "classic", play.style or "compact")
+    paths = resolve_paths(config.data.data)
+    prompt = next(read_records(paths, config.data.bad_lines)).prompt
+    seen = board_of(prompt)
+    if seen is None:
+        return Board(play.grid_size or 10, play.mode or "classic", play.style)
+    style, grid_size, mode = seen
+    for flag, given, found in (("--grid-size", play.grid_size, grid_size), ("--mode", play.mode, mode)):
+        if given is not None and given != found:
+            raise InputError(f"{flag} {given}, but the prompts in {paths[0]} are of {found}")
+    return Board(grid_size, mode, play.style or style)
+
+
+def default_generation(board: Board, seed: int) -> GenerationConfig:
+    """What the default data set of this board holds."""
+    return GenerationConfig(
+        grid_size=board.grid_size,
+        mode=board.mode,
+        style=board.style or "compact",
+        games=DEFAULT_GAMES,
+        line_rate=DEFAULT_LINE_RATE,
+        max_steps_per_game=DEFAULT_MAX_STEPS_PER_GAME,
+        random_move_rate=DEFAULT_RANDOM_MOVE_RATE,
+        seed=seed,
+    )
+
+
+def default_data_dir(config: GenerationConfig) -> Path:
+    """Where that data set lies, below the working directory: beside the generated ones, named by its content."""
+    digest = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:8]
+    stamp = f"heuristics_v0.04_default-{digest}"
+    return Path("logs/extensions/datasets").absolute() / f"grid-size-{config.grid_size}" / stamp / config.policy
+
+
+def prepare_data(
+    config: RunConfig, world: World, board: Board, tokenizer: PreTrainedTokenizerBase, max_positions: int | None
+) -> RunData:
+    """Generate (if there is no --data), tokenize and split: the first rank of each node writes, all map the files.
+
+    `max_positions`: longest input the model can take, if it has a limit. Raises InputError, on all ranks alike,
+    for bad data.
+    """
+    patterns = config.data.data or agree(
+        world, partial(_default_data, default_generation(board, config.training.seed)), on_each_node=True
+    )
+    opened = partial(
+        open_dataset,
+        tokenizer=tokenizer,
+        bad_lines=config.data.bad_lines,
+        cache=platformdirs.user_cache_path("snake_dist") / "datasets",
+    )
+
+    def prepare() -> RunData:
+        dataset = opened(patterns, for_training=True)
+        length = _sequence_length(config, max_positions)
+        if config.data.eval_data:
+            eval_dataset = opened(config.data.eval_data, for_training=False)
+            train_ids, eval_ids = dataset.all_examples(), eval_dataset.all_examples()
+        else:
+            eval_dataset = dataset
+            train_ids, eval_ids = dataset.split(config.data.held_out_share, config.training.seed)
+        return RunData(
+            dataset,
+            dataset.not_longer_than(train_ids, length, config.data.bad_lines),
+            eval_dataset,
+            eval_dataset.not_longer_than(eval_ids, length, config.data.bad_lines),
+        )
+
+    agree(world, lambda: prepare() and None, on_each_node=True)
+    return prepare()
+
+
+def _default_data(config: GenerationConfig) -> tuple[str, ...]:
+    directory = default_data_dir(config)
+    if not (directory / "summary.json").is_file():
+        generate(config, directory)
+    return (str(directory),)
+
+
+def _sequence_length(config: RunConfig, max_positions: int | None) -> int:
+    given = config.data.sequence_length
+    if given is None:
+        return min(DEFAULT_SEQUENCE_LENGTH, max_positions or DEFAULT_SEQUENCE_LENGTH)
+    if given < 2:
+        raise InputError(f"--sequence-length {given}: at least 2")
+    if max_positions is not None and given > max_positions:
+        raise InputError(f"--sequence-length {given}: this model takes at most {max_positions} tokens")
+    return given

@@ -1,0 +1,76 @@
+"""What a finished run says: the summary on the screen, the adapter's metadata and model card."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from snake_dist.evaluation.report import render_table
+
+VERSIONED = ("snake_dist", "torch", "deepspeed", "transformers", "peft", "bitsandbytes", "safetensors")
+
+
+def software_versions() -> dict[str, str]:
+    """Package -> installed version, for the run's record."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def render_summary(summary: dict[str, Any]) -> str:
+    """The closing lines of a run, for people."""
+    training, data = summary["training"], summary["data"]
+    lines = [
+        "",
+        f"loss                {training['first_loss']:.4f} at the first step, {training['train/loss']:.4f} at the last",
+        f"held-out loss       {training['eval/loss']:.4f} on {data['eval_examples']} examples of games not trained on; "
+        f"{training['eval/exact_completions']:.1%} of completions reproduced exactly",
+        f"speed               {training['tokens_per_s']:.0f} tokens/s, {training['loss_tokens_per_s']:.0f} of them "
+        f"trained; {training['num_steps']} steps in {training['seconds']:.0f} s on {summary['world_size']} rank(s)",
+    ]
+    play = summary.get("play")
+    if play is None:
+        lines.append(f"games               none: {summary['why_no_games']}")
+    else:
+        lines += ["", render_table(play["players"]), ""]
+        for name, scores in play["state_bank"].items():
+            optimal, legal = scores["optimal_set_rate"], scores["legal_move_rate"]
+            lines.append(
+                f"{name + ':':9} on {scores['n']} unseen positions {optimal['value']:.1%} "
+                f"[{optimal['ci95'][0]:.1%}, {optimal['ci95'][1]:.1%}] of moves optimal, {legal['value']:.1%} legal"
+            )
+    lines += ["", f"adapter             {summary['adapter_dir']}", f"everything else     {summary['output_dir']}"]
+    return "\n".join(lines)
+
+
+def model_card(metadata: dict[str, Any]) -> str:
+    """README.md of a saved adapter, with the front matter that model hubs read."""
+    peft, training = metadata["peft_config"], metadata["metrics"]
+    return f"""---
+library_name: peft
+base_model: {metadata["base_model_hub_id"] or metadata["base_model"]}
+tags: [lora, snake]
+---
+
+# Snake on a {metadata["grid_size"]} x {metadata["grid_size"]} board ({metadata["mode"]})
+
+A {metadata["adapter"]} adapter (rank {peft["r"]}, alpha {peft["lora_alpha"]}) that was fine-tuned to answer a
+position of Snake, put in the style "{metadata["style"]}", with a move.
+
+Base model: `{metadata["base_model"]}` ({metadata["base_model_revision"]}), {metadata["dtype"]}.
+Trained on {metadata["train_examples"]:,} lines, data fingerprint `{metadata["dataset_fingerprint"][:16]}`,
+seed {metadata["seed"]}. Held-out loss {training["eval/loss"]:.4f}.
+
+```python
+from snake_dist import load_player, new_game
+
+player = load_player("PATH OF THIS DIRECTORY")
+print(player.replies([new_game({metadata["grid_size"]}, seed=1)]))
+```
+
+Made with snake_dist {metadata["versions"]["snake_dist"]}. The rest of its record is in `adapter_metadata.json`.
+"""

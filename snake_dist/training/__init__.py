@@ -1,0 +1,1 @@
+"""One loop over one DeepSpeed engine. Imports data and checkpoint; the launcher hands it plain callables."""

@@ -1,0 +1,207 @@
+"""The training loop: one for every number of ranks, every ZeRO stage, every dtype."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snake_dist.data.batching import ExampleStream, micro_batches
+from snake_dist.data.dataset import TokenizedDataset
+from snake_dist.data.packing import Batch, Example
+from snake_dist.errors import InputError
+from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate
+from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.schedule import learning_rate_at
+
+if TYPE_CHECKING:
+    import torch
+
+Metrics = dict[str, float]
+Collate = Callable[[Sequence[Example]], Batch]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast, in what portions."""
+
+    epochs: float = 1.0
+    """Passes over the training examples; a fraction is allowed."""
+    max_steps: int | None = None
+    """Stop after so many optimizer steps instead of after `epochs`."""
+    global_batch_size: int = 16
+    """Examples per optimizer step, over all ranks; stays the same whatever their number."""
+    micro_batch_size: int = 4
+    """Examples per forward pass and rank."""
+    learning_rate: float = 1e-3
+    """Peak learning rate. 1e-3 suits models of about 0.1B parameters; try 2e-4 for 7B and more."""
+    warmup_share: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global 2-norm; 0: never."""
+    seed: int = 0
+    """Decides order, dropout, adapter initialization and generated data."""
+    log_every: int = 1
+    """Steps between logged metrics; each waits for the device."""
+    eval_every: int = 50
+    """Steps between evaluations on held-out examples; 0: only at the end."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work."""
+
+    rank: int
+    world_size: int
+    micro_batch_size: int
+    accumulation: int
+
+    def micro_batches(self, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """Ids of this rank's micro-batches of one step; see `data.batching.micro_batches`."""
+        return micro_batches(
+            ids,
+            lengths[ids],
+            micro_batch_size=self.micro_batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            accumulation=self.accumulation,
+        )
+
+
+def check_training_config(config: TrainingConfig) -> None:
+    """Raise InputError for a value that no run can have."""
+    lowest = {
+        "epochs": 0, "global_batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "warmup_share": 0,
+        "weight_decay": 0, "max_grad_norm": 0, "seed": 0, "log_every": 1, "eval_every": 0,
+    }  # fmt: skip
+    for name, low in lowest.items():
+        value = getattr(config, name)
+        if not value >= low or not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} {value}: at least {low}")
+    if config.max_steps is not None and config.max_steps < 1:
+        raise InputError(f"--max-steps {config.max_steps}: at least 1")
+    if config.max_steps is None and config.epochs == 0:
+        raise InputError("--epochs 0: greater than 0")
+    if config.warmup_share > 1:
+        raise InputError(f"--warmup-share {config.warmup_share}: at most 1")
+
+
+def train(
+    engine: Any,
+    dataset: TokenizedDataset,
+    stream: ExampleStream,
+    share: Share,
+    config: TrainingConfig,
+    *,
+    num_steps: int,
+    collate: Collate,
+    log: Callable[[int, Metrics], None],
+    evaluate: Callable[[], Metrics],
+) -> None:
+    """Run `num_steps` optimizer steps.
+
+    `log(step, metrics)` is called on every rank with equal numbers, `evaluate()` on every rank together, after
+    the last step in any case. Raises InputError, on all ranks alike, when the loss is no longer finite.
+    """
+    window = _Window()
+    for step in range(num_steps):
+        started = time.perf_counter()
+        learning_rate = learning_rate_at(
+            step, peak=config.learning_rate, num_steps=num_steps, warmup_share=config.warmup_share
+        )
+        set_learning_rate(engine, learning_rate)
+        ids = stream.step_examples(step)
+        local = training_step(engine, dataset, ids, share, seed=config.seed, step=step, collate=collate)
+        window.num_tokens += int(dataset.lengths[ids].sum())
+        window.num_loss_tokens += int(dataset.num_loss_tokens[ids].sum())
+
+        is_last = step + 1 == num_steps
+        is_logged = is_last or (step + 1) % config.log_every == 0
+        if is_logged:
+            measured = step_metrics(engine, dataset, ids, local, step)
+        window.seconds += time.perf_counter() - started
+        if is_logged:
+            num_seen = min((step + 1) * config.global_batch_size, stream.num_examples_total)
+            schedule = {"train/learning_rate": learning_rate, "train/epoch": num_seen / len(stream.examples)}
+            log(step + 1, measured | schedule | window.rates())
+            window = _Window()
+        if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
+            log(step + 1, evaluate())
+
+
+def training_step(
+    engine: Any, dataset: TokenizedDataset, ids: np.ndarray, share: Share, *, seed: int, step: int, collate: Collate
+) -> torch.Tensor:
+    """One optimizer step on the examples `ids`; this rank computes its micro-batches of them.
+
+    The loss is the cross-entropy summed over all trained tokens of the step, divided once by their number over
+    all ranks and micro-batches. Returns this rank's (loss sum, positions computed), float64 [2].
+    """
+    import torch
+
+    engine.train()
+    num_loss_tokens = int(dataset.num_loss_tokens[ids].sum())
+    local = torch.zeros(2, dtype=torch.float64, device=engine.device)
+    for index, micro_ids in enumerate(share.micro_batches(ids, dataset.lengths)):
+        # Same micro-batch, same dropout, on however many ranks: its number within the step decides.
+        torch.manual_seed(_dropout_seed(seed, step, index * share.world_size + share.rank))
+        # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
+        is_empty = len(micro_ids) == 0
+        batch = collate([dataset[i] for i in (ids[:1] if is_empty else micro_ids)]).to(engine.device)
+        logits_KV, labels_K, _ = forward_trained(engine, batch)
+        micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
+        # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
+        engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
+        engine.step()
+        local[0] += micro_loss.detach()
+        local[1] += 0 if is_empty else batch.input_ids_BT.numel()
+    return local
+
+
+def step_metrics(
+    engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor, step: int
+) -> Metrics:
+    """Loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each."""
+    import torch
+
+    # The sum over ranks of (loss sum, positions) and every rank's peak memory, in one collective.
+    mine = torch.cat([local, local.new_tensor([peak_memory_gib(engine.device)])])
+    ranks = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(ranks, mine)
+    table = torch.stack(ranks).cpu()
+    total_loss, num_positions = table[:, 0].sum().item(), table[:, 1].sum().item()
+    loss = total_loss / int(dataset.num_loss_tokens[ids].sum())
+    if not math.isfinite(loss):
+        raise InputError(f"step {step + 1}: the loss is {loss}: try a lower --learning-rate")
+    norm = gradient_norm(engine)
+    return {
+        "train/loss": loss,
+        **({} if norm is None else {"train/grad_norm": norm}),
+        "train/padding_share": 1 - int(dataset.lengths[ids].sum()) / num_positions,
+        **{f"train/peak_memory_gib/rank_{rank}": row[2].item() for rank, row in enumerate(table)},
+    }
+
+
+@dataclass
+class _Window:
+    """Work done since the last logged step; evaluations do not count."""
+
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    seconds: float = 0.0
+
+    def rates(self) -> Metrics:
+        return {
+            "train/tokens_per_s": self.num_tokens / self.seconds,
+            "train/loss_tokens_per_s": self.num_loss_tokens / self.seconds,
+        }
+
+
+def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

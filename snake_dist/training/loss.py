@@ -1,0 +1,34 @@
+"""Completion loss: a sum in fp32 over trained tokens only, with logits computed only where a label is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.data.packing import IGNORED, Batch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(logits [K, V], labels [K], example index [K]) of the K trained positions; never the whole [B, T, V]."""
+    import torch
+
+    trained_BT = batch.labels_BT != IGNORED
+    # Columns in which any row trains a token: exact for a packed row, a superset for padded ones.
+    columns = torch.nonzero(trained_BT.any(dim=0)).flatten()
+    # use_cache=False: with a cache, examples of a packed row would silently see each other.
+    logits_BCV = model(**batch.inputs, use_cache=False, logits_to_keep=columns).logits
+    kept_BC = trained_BT[:, columns]
+    rows_K, kept_K = torch.nonzero(kept_BC, as_tuple=True)
+    if batch.boundaries is not None:
+        starts = batch.boundaries[1:].to(columns.device, columns.dtype)
+        rows_K = torch.searchsorted(starts, columns[kept_K], right=True)
+    return logits_BCV[kept_BC], batch.labels_BT[:, columns][kept_BC], rows_K
+
+
+def loss_sum(logits_KV: torch.Tensor, labels_K: torch.Tensor) -> torch.Tensor:
+    """Sum (not mean) of the cross-entropy over K tokens, in fp32: divide once, by what the whole world saw."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits_KV.float(), labels_K, reduction="sum")

@@ -1,0 +1,47 @@
+"""Where a run's numbers go on rank 0: metrics.jsonl, the progress line, W&B."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from snake_dist.training.loop import Metrics
+from snake_dist.training.wandb_log import WandbLog
+
+
+class MetricsLog:
+    """Writes each logged step as one JSON object and shows it live. Call `close` at the end."""
+
+    def __init__(self, path: Path, num_steps: int, wandb_log: WandbLog) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._wandb = wandb_log
+        self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True)
+        self.last: Metrics = {}
+        """The latest value of every metric."""
+        self.first_loss: float | None = None
+        """Training loss of the first logged step."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._wandb.log(step, metrics)
+        self.last |= metrics
+        if self.first_loss is None:
+            self.first_loss = metrics.get("train/loss")
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(
+            f"loss {self.last['train/loss']:.4f}, {self.last['train/tokens_per_s']:.0f} tokens/s, "
+            f"{self.last['train/loss_tokens_per_s']:.0f} trained/s"
+            if "train/loss" in self.last
+            else ""
+        )
+
+    def close_bar(self) -> None:
+        """End the progress line; metrics can still be logged."""
+        self._bar.close()
+
+    def close(self) -> None:
+        self.close_bar()
+        self._file.close()
+        self._wandb.close()

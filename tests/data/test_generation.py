@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snake_dist.data import games as games_module
+from snake_dist.data.completions import begins_shortest_path, render_completion
+from snake_dist.data.games import LOST
+from snake_dist.data.generation import GenerationConfig, check_generation, default_output_dir, generate
+from snake_dist.data.parallel import ordered_map
+from snake_dist.data.records import check_train_seed, read_records, resolve_paths
+from snake_dist.data.splits import game_keys
+from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_cell, transform_move, transform_state
+from snake_dist.errors import InputError
+from snake_dist.game.board import MODES, End, Move, State
+from snake_dist.game.rules import SEED_RANGES, end_game, legal_moves, new_game, step
+from snake_dist.game.text import parse_reply, render_prompt
+from snake_dist.heuristics.policies import POLICIES
+
+LAUNCHER = Path(__file__).parents[2] / "launcher" / "generate_data.py"
+SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)
+
+
+def run(
+    directory: Path, config: GenerationConfig, workers: int = 1
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(summary, lines) of a data set written to `directory`."""
+    summary = generate(config, directory, workers=workers, show_progress=False)
+    assert summary == json.loads((directory / "summary.json").read_text())
+    text = (directory / f"{config.policy.upper()}_dataset.jsonl").read_text()
+    return summary, [json.loads(line) for line in text.splitlines()]
+
+
+def replay(directory: Path, number: int) -> tuple[list[State], dict[str, Any]]:
+    """(states of the game by step, the last one ended; the game's file), every apple and the end compared."""
+    game = json.loads((directory / f"game_{number}.json").read_text())
+    states = [new_game(game["grid_size"], game["seed"], game["mode"])]
+    for move, apple in zip(game["moves"], game["apples"], strict=True):
+        assert states[-1].apple == tuple(apple)
+        states.append(step(states[-1], Move(move)))
+    if game["end"] == "step_cap":
+        states[-1] = end_game(states[-1], End.STEP_CAP)
+    last = states[-1]
+    assert (last.score, last.steps, last.end) == (game["score"], game["steps"], End(game["end"]))
+    return states, game
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_data_set_is_its_games_move_by_move_to_the_last(tmp_path: Path, mode: str) -> None:
+    config = replace(SMALL, mode=mode, style="board", random_move_rate=0.2)
+    summary, lines = run(tmp_path / "out", config)
+    expected, ends, scores, num_moves, num_random = [], Counter(), [], 0, 0
+    for number in range(1, 7):
+        states, game = replay(tmp_path / "out", number)
+        assert (game["game_id"], game["seed"], game["policy"]) == (number, 39 + number, "bfs")
+        for state, played in zip(states, game["moves"], strict=False):
+            taught = POLICIES["bfs"](state)
+            num_random += taught != played
+            expected.append(
+                {
+                    "prompt": render_prompt(state, "board"),
+                    "completion": render_completion(state, taught, "board", "bfs"),
+                    "game_id": number,
+                    "step": state.steps,
+                    "grid_size": 5,
+                    "mode": mode,
+                    "policy": "bfs",
+                    "seed": 39 + number,
+                    "snake_length": len(state.body),
+                }
+            )
+        ends[states[-1].end] += 1
+        scores.append(states[-1].score)
+        num_moves += len(game["moves"])
+    assert lines == expected
+    # A random move is often the taught one.
+    assert 0.05 < num_random / num_moves < 0.2
+    assert summary["ends"] == {end.value: ends[end] for end in End}
+    assert sum(summary["ends"].values()) == summary["games"] == 6
+    assert summary["score"] == {"mean": sum(scores) / 6, "min": min(scores), "max": max(scores)}
+    assert summary["seeds"] == {"first": 40, "last": 45}
+    assert summary["moves"] == summary["lines"]["kept"] == summary["lines"]["written"] == num_moves
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    config = replace(SMALL, games=9, random_move_rate=0.3, augment_symmetries=True, min_score=4)
+    for workers in (1, 2):
+        generate(config, tmp_path / str(workers), workers=workers, show_progress=False)
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / w).iterdir()} for w in ("1", "2"))
+    assert one == two
+    assert set(one) == {"BFS_dataset.jsonl", "summary.json", *(f"game_{i}.json" for i in range(1, 10))}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+    # Game i is the same game in any data set that holds its seed.
+    generate(replace(config, games=2, seed=config.seed + 3), tmp_path / "3", workers=1, show_progress=False)
+    first = json.loads((tmp_path / "3" / "game_1.json").read_text())
+    assert first | {"game_id": 4} == json.loads(one["game_4.json"])
+
+
+def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
+    base = replace(SMALL, games=20, policy="bfs-safe", grid_size=4, random_move_rate=0.4)
+    summary, lines = run(tmp_path / "all", base)
+    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, 21)}
+    minimum = sorted(found[-1].score for found in states.values())[8]
+    weak = {number for number, found in states.items() if found[-1].score < minimum}
+    lost = {number for number, found in states.items() if found[-1].end in LOST} - weak
+    assert weak
+    assert lost
+    assert len(weak | lost) < 20
+
+    def on_path(line: dict[str, Any]) -> bool:
+        return begins_shortest_path(
+            states[line["game_id"]][line["step"]], parse_reply(line["completion"]) or Move.UP
+        )
+
+    wanted = [line for line in lines if line["game_id"] not in weak | lost and on_path(line)]
+    filters = replace(base, min_score=minimum, only_survived=True, only_shortest_path=True)
+    filtered, kept = run(tmp_path / "kept", filters)
+    assert kept == wanted
+    num_weak, num_lost = (sum(len(states[number]) - 1 for number in out) for out in (weak, lost))
+    off_path = len(lines) - num_weak - num_lost - len(wanted)
+    assert off_path > 0
+    assert filtered["lines"] == {
+        "kept": len(wanted),
+        "dropped": {
+            "line_rate": 0,
+            "min_score": num_weak,
+            "only_survived": num_lost,
+            "only_shortest_path": off_path,
+        },
+        "written": len(wanted),
+    }
+    assert filtered["games"] == 20
+    assert filtered["ends"] == summary["ends"]
+    thinned, some = run(tmp_path / "some", replace(base, line_rate=0.3))
+    assert [line for line in lines if line in some] == some
+    assert 0.2 < len(some) / len(lines) < 0.4
+    assert thinned["lines"]["dropped"]["line_rate"] == len(lines) - len(some)
+
+
+def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
+    config = replace(SMALL, games=2, mode="obstacles", style="sentence")
+    _, plain = run(tmp_path / "plain", config)
+    summary, lines = run(tmp_path / "augmented", replace(config, augment_symmetries=True))
+    assert [
+        {k: v for k, v in line.items() if k != "symmetry"} for line in lines if line["symmetry"] == 0
+    ] == plain
+    assert summary["lines"] == {**summary["lines"], "kept": len(plain), "written": 8 * len(plain)}
+    states = {number: replay(tmp_path / "augmented", number)[0] for number in (1, 2)}
+    for i in range(0, len(lines), 8):
+        copies = lines[i : i + 8]
+        assert [copy["symmetry"] for copy in copies] == list(range(8))
+        assert len({copy["prompt"] for copy in copies}) == 8
+        assert len({(copy["game_id"], copy["step"], copy["seed"]) for copy in copies}) == 1
+        for copy in copies:
+            shown = transform_state(states[copy["game_id"]][copy["step"]], copy["symmetry"])
+            assert copy["prompt"] == render_prompt(shown, "sentence")
+            assert parse_reply(copy["completion"]) in legal_moves(shown)
+    # Copies stay on their game's side of a split.
+    found = list(game_keys(read_records(resolve_paths([tmp_path / "augmented"]))))
+    assert len({key for _, key in found}) == 2
+
+
+def test_symmetries_are_the_eight_of_the_square_and_keep_the_rules() -> None:
+    state = new_game(6, 3, "obstacles")
+    for _ in range(30):
+        state = step(state, POLICIES["bfs"](state))
+    assert len({transform_state(state, symmetry) for symmetry in range(NUM_SYMMETRIES)}) == 8
+    assert transform_state(state, 0) == state
+    for symmetry in range(NUM_SYMMETRIES):
+        shown = transform_state(state, symmetry)
+        for move in Move:
+            turned, after = transform_move(move, symmetry), step(state, move)
+            assert step(shown, turned).body == transform_state(after, symmetry).body
+            assert step(shown, turned).end == after.end
+        corner = transform_cell((0, 0), 6, symmetry)
+        assert corner in {(0, 0), (0, 5), (5, 0), (5, 5)}
+
+
+def test_a_game_can_be_stopped(tmp_path: Path) -> None:
+    summary, lines = run(
+        tmp_path / "out", replace(SMALL, policy="hamiltonian", grid_size=6, max_steps_per_game=7)
+    )
+    assert summary["ends"]["step_cap"] == 6
+    assert len(lines) == 42
+    assert replay(tmp_path / "out", 6)[0][-1].steps == 7
+
+
+def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
+    for name in ("dev", "test"):
+        seed = SEED_RANGES[name][0]
+        with pytest.raises(
+            InputError, match=f"seeds {seed - 1} to {seed + 4} are not all in the {name} range"
+        ):
+            check_generation(replace(SMALL, seed=seed - 1, seed_range=name))
+        with pytest.raises(InputError, match="not all in the train range: 0 to 999999999"):
+            check_generation(replace(SMALL, seed=seed))
+        generate(replace(SMALL, seed=seed, seed_range=name), tmp_path / name, workers=1)
+        record = next(read_records(resolve_paths([tmp_path / name])))
+        with pytest.raises(InputError, match=f"is a {name} seed"):
+            check_train_seed(record)
+    with pytest.raises(InputError, match="seeds 999999995 to 1000000000"):
+        check_generation(replace(SMALL, seed=999_999_995))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy": "perfect"}, "'perfect': choose from random-legal, greedy"),
+        ({"grid_size": 3}, "3 is outside 4 to 50"),
+        ({"mode": "torus"}, "'torus': choose from classic, wrap"),
+        ({"games": 0}, "games 0"),
+        ({"style": "prose"}, "'prose': choose from sentence"),
+        ({"seed": -1}, "seeds -1 to 4"),
+        ({"seed_range": "all"}, "'all': choose from train, dev, test"),
+        ({"max_steps_per_game": -1}, "-1 is negative"),
+        ({"random_move_rate": 1.5}, "1.5 is not between 0 and 1"),
+        ({"random_move_rate": float("nan")}, "nan is not"),
+        ({"line_rate": 0.0}, "0.0 is not above 0"),
+        ({"min_score": 25}, "25 is outside 0 to 24"),
+    ],
+)
+def test_a_bad_configuration_is_refused_before_anything_is_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        generate(replace(SMALL, **change), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_directory_is_never_mixed_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "note.txt").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("old", "is not empty"),
+        ("file", "Not a directory"),
+        ("file/below", "File exists: .*/file$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            generate(SMALL, tmp_path / name, workers=1)
+    with pytest.raises(InputError, match="workers 0"):
+        generate(SMALL, tmp_path / "new", workers=0)
+    with pytest.raises(
+        InputError, match="no line of 6 games passes the filters min_score 24, only_survived True"
+    ):
+        generate(
+            replace(SMALL, policy="greedy", min_score=24, only_survived=True), tmp_path / "new", workers=1
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "file", "empty"}
+    generate(SMALL, tmp_path / "empty", workers=1)
+    assert (tmp_path / "empty" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_run_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(state: State, move: Move) -> State:
+        if state.score == 3:
+            raise error
+        return step(state, move)
+
+    monkeypatch.setattr(games_module, "step", fail)
+    with pytest.raises(error):
+        generate(SMALL, tmp_path / "out", workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait(seconds: float) -> float:
+    if seconds < 0:
+        raise InputError("negative")
+    time.sleep(seconds)
+    return seconds
+
+
+def test_results_come_in_order_and_failures_stop_the_workers() -> None:
+    with closing(ordered_map(wait, [0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0], 2)) as results:
+        assert list(results) == [0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0]
+    before = time.monotonic()
+    with (
+        pytest.raises(InputError, match="negative"),
+        closing(ordered_map(wait, [-1.0, 300.0, 300.0], 2)) as results,
+    ):
+        list(results)
+    with closing(ordered_map(wait, [0.0] + [300.0] * 9, 2)) as results:
+        assert next(results) == 0.0
+    assert time.monotonic() - before < 60
+    assert multiprocessing.active_children() == []
+
+
+def test_the_default_directory_is_the_public_layout() -> None:
+    path = default_output_dir(GenerationConfig(grid_size=8), datetime(2025, 1, 2, 3, 4, 5))
+    assert path.as_posix() == "logs/extensions/datasets/grid-size-8/heuristics_v0.04_20250102_030405/bfs-safe"
+
+
+def launch(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(LAUNCHER), *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+
+
+def test_the_launcher_writes_the_public_layout_and_fails_in_one_line(tmp_path: Path) -> None:
+    flags = ["--policy", "greedy", "--grid-size", "6", "--games", "3", "--seed", "9", "--mode", "wrap"]
+    flags += ["--style", "short", "--max-steps-per-game", "20", "--random-move-rate", "0.5", "--workers", "1"]
+    done = launch(tmp_path, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    (dataset,) = tmp_path.glob(
+        "logs/extensions/datasets/grid-size-6/heuristics_v0.04_*/greedy/GREEDY_dataset.jsonl"
+    )
+    expected = GenerationConfig("greedy", 6, "wrap", 3, "short", 9, "train", 20, 0.5)
+    generate(expected, tmp_path / "called", workers=1)
+    assert dataset.read_bytes() == (tmp_path / "called" / dataset.name).read_bytes()
+    for wrong in (["--polic", "bfs"], ["--policy", "x"], ["--games", "x"], ["--output", "called"]):
+        failed = launch(tmp_path, *wrong)
+        assert (failed.returncode, failed.stdout) == (2, "")
+        assert failed.stderr.startswith("generate_data.py: error: ")
+        assert failed.stderr.count("\n") == 1

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import re
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snake_dist.data.records import Record, check_train_seed, read_records, resolve_paths
+from snake_dist.errors import InputError
+from snake_dist.game.rules import SEED_RANGES
+
+GOOD = b'{"prompt": "head 36", "completion": "Move: UP"}'
+
+
+def write(path: Path, *lines: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def names(root: Path, *patterns: str) -> list[str]:
+    found = resolve_paths([root / pattern for pattern in patterns])
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def test_a_line_becomes_a_record(tmp_path: Path) -> None:
+    line = {"prompt": "p ü", "completion": "c", "game_id": 7, "seed": 5, "policy": "bfs", "extra": [1, None]}
+    path = write(tmp_path / "a.jsonl", json.dumps(line, ensure_ascii=False).encode(), b" ", GOOD + b"\r", b"")
+    first, second = read_records([path])
+    assert first == Record("p ü", "c", 7, 5, str(path), 1)
+    assert second == Record("head 36", "Move: UP", None, None, str(path), 3)
+    assert second.place == f"{path}:3"
+
+
+BAD = {
+    "torn or invalid JSON: Unterminated string": b'{"prompt": "head 36", "compl',
+    "torn or invalid JSON: Extra data": GOOD + GOOD,
+    "torn or invalid JSON: Expecting value": b"\0\0\0\0",
+    "torn or invalid JSON: a number or a nesting": b'{"prompt": ' + b"9" * 5000 + b"}",
+    "torn or invalid JSON: a number or a nesting ": b"[" * 100_000,
+    "not a JSON object": b'["prompt", "completion"]',
+    "not a JSON object ": b"null",
+    "no key 'prompt'": b'{"completion": "Move: UP"}',
+    "no key 'completion'": b'{"prompt": "head 36", "Completion": "Move: UP"}',
+    "prompt is not a string but list": b'{"prompt": ["head 36"], "completion": "Move: UP"}',
+    "completion is not a string but dict": b'{"prompt": "head 36", "completion": {"move": "UP"}}',
+    "completion is not a string but NoneType": b'{"prompt": "head 36", "completion": null}',
+    "prompt is not a string but float": b'{"prompt": NaN, "completion": "Move: UP"}',
+    "empty prompt": b'{"prompt": "", "completion": "Move: UP"}',
+    "empty completion": b'{"prompt": "head 36", "completion": " \\n\\t"}',
+    "byte order mark (BOM): save the file as UTF-8 without it": b"\xef\xbb\xbf" + GOOD,
+    "invalid UTF-8 at byte 13": b'{"prompt": "\xff", "completion": "Move: UP"}',
+    "invalid UTF-8 at byte 1": GOOD.decode().encode("utf-16"),
+    "a key appears twice: 'prompt'": b'{"prompt": "a", "prompt": "b", "completion": "Move: UP"}',
+    "prompt contains half of a surrogate pair": b'{"prompt": "\\ud800", "completion": "Move: UP"}',
+    "game_id is neither a string nor an integer": GOOD[:-1] + b', "game_id": 1.5}',
+    "over-long line, more than 6000 bytes": GOOD + b" " * 6000,
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_line_stops_with_its_place_or_is_counted(tmp_path: Path, reason: str) -> None:
+    max_line_bytes = max(6000, len(BAD[reason])) if "nesting" in reason else 6000
+    path = write(tmp_path / "a.jsonl", GOOD, b"", BAD[reason], GOOD)
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path}:3: {reason.strip()}')}[^\n]*$"):
+        list(read_records([path], max_line_bytes=max_line_bytes))
+    skipped: Counter[str] = Counter()
+    kept = list(read_records([path], "skip", skipped, max_line_bytes))
+    assert [record.line for record in kept] == [1, 4]
+    assert list(skipped.values()) == [1]
+    # The counted reason is one of a few: it holds nothing of the line itself.
+    assert reason.startswith(next(iter(skipped)))
+
+
+def test_the_longest_line_allowed_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD, GOOD)
+    assert len(list(read_records([path], max_line_bytes=len(GOOD)))) == 2
+    with pytest.raises(InputError, match=":1: over-long"):
+        list(read_records([path], max_line_bytes=len(GOOD) - 1))
+    path.write_bytes(GOOD)
+    assert len(list(read_records([path], max_line_bytes=len(GOOD)))) == 1
+
+
+def test_no_record_at_all_is_an_error(tmp_path: Path) -> None:
+    empty, bad = write(tmp_path / "empty.jsonl", b""), write(tmp_path / "bad.jsonl", b"x", b"y")
+    for paths in ([empty], [empty, bad]):
+        with pytest.raises(InputError, match=r"no usable line in .*empty\.jsonl"):
+            list(read_records(paths, "skip"))
+    with pytest.raises(InputError, match=r"'ignore'.*stop, skip"):
+        list(read_records([empty], "ignore"))
+    with pytest.raises(InputError, match=r"gone\.jsonl: cannot be read: No such file"):
+        list(read_records([tmp_path / "gone.jsonl"]))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    line = json.dumps({"prompt": "p" * 400, "completion": "c" * 100}).encode()
+    path = write(tmp_path / "big.jsonl", *[line] * 12_000, b"x" * 20_000_000)
+    tracemalloc.start()
+    skipped: Counter[str] = Counter()
+    assert sum(1 for _ in read_records([path], "skip", skipped)) == 12_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert skipped == {"over-long line": 1}
+    assert peak < 6_000_000
+
+
+def test_files_directories_and_globs_are_found_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "b/2.jsonl",
+        "b/10.jsonl",
+        "b/deep/1.jsonl",
+        "a.jsonl",
+        "c/.x.partial/1.jsonl",
+        "c/.h.jsonl",
+        "d[1].jsonl",
+    ):
+        write(tmp_path / name, GOOD)
+    write(tmp_path / "b/summary.json", b"{}")
+    below_b = ["b/10.jsonl", "b/2.jsonl", "b/deep/1.jsonl"]
+    assert names(tmp_path, "b") == below_b
+    assert names(tmp_path, "a.jsonl", "b/deep", "b") == [
+        "a.jsonl",
+        "b/deep/1.jsonl",
+        "b/10.jsonl",
+        "b/2.jsonl",
+    ]
+    assert names(tmp_path, "*.jsonl") == ["a.jsonl", "d[1].jsonl"]
+    assert names(tmp_path, "**/*.jsonl") == ["a.jsonl", *below_b, "d[1].jsonl"]
+    assert names(tmp_path, "[a-b]*") == ["a.jsonl", *below_b]
+    assert names(tmp_path, "d[1].jsonl") == ["d[1].jsonl"]
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
+    assert names(tmp_path, "a.jsonl", "link.jsonl") == ["a.jsonl"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_paths(["~/a.jsonl"]) == [tmp_path / "a.jsonl"]
+    for pattern in ("nowhere.jsonl", "nowhere/*.jsonl", "c"):
+        with pytest.raises(InputError, match=f"{re.escape(str(tmp_path / pattern))}$"):
+            resolve_paths([tmp_path / "a.jsonl", tmp_path / pattern])
+    with pytest.raises(InputError, match="no data file"):
+        resolve_paths([])
+
+
+def test_dev_and_test_games_are_refused_for_training(tmp_path: Path) -> None:
+    for name, seeds in SEED_RANGES.items():
+        for seed in (seeds[0], seeds[-1]):
+            record = Record("p", "c", 1, seed, "a.jsonl", 3)
+            if name == "train":
+                check_train_seed(record)
+            else:
+                with pytest.raises(InputError, match=rf"a\.jsonl:3: seed {seed} is a {name} seed"):
+                    check_train_seed(record)
+    path = write(tmp_path / "a.jsonl", GOOD, GOOD[:-1] + b', "seed": "third-party"}')
+    for record in read_records([path]):
+        check_train_seed(record)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+lines = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("prompt", "completion", "game_id", "seed", "step"), json_values)
+)
+raw_lines = (
+    st.binary()
+    | st.binary().map(lambda noise: GOOD[: len(noise)] + noise + GOOD[len(noise) :])
+    | (lines | json_values).map(lambda value: json.dumps(value).encode())
+)
+
+
+@given(raw=raw_lines)
+def test_any_bytes_give_a_record_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    path.write_bytes(raw)
+    try:
+        found = list(read_records([path]))
+    except InputError as error:
+        found, message = [], str(error)
+        if "\n" in message or str(path) not in message:
+            raise AssertionError(message) from error
+    for record in found:
+        assert record.prompt.strip()
+        assert record.completion.strip()
+        (record.prompt + record.completion).encode()
+    skipped: Counter[str] = Counter()
+    try:
+        num_kept = len(list(read_records([path], "skip", skipped)))
+    except InputError:
+        num_kept = 0
+    assert num_kept + skipped.total() == sum(bool(line.strip(b" \t\r\n")) for line in raw.split(b"\n"))

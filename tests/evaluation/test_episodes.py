@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import pytest
+
+from snake_dist.errors import InputError
+from snake_dist.evaluation.episodes import game_seeds, play_games
+from snake_dist.evaluation.player import HeuristicPlayer
+from snake_dist.game.board import MODES, End, Move
+from snake_dist.game.rules import SEED_RANGES, new_game, step
+from snake_dist.heuristics.policies import POLICIES
+
+NEVER = 10**9
+
+
+@dataclass
+class ScriptedPlayer:
+    """Answers by the number of moves made; repeats its last line. Remembers how many states it was asked."""
+
+    script: list[str]
+    asked: list[int] = field(default_factory=list)
+
+    def replies(self, states):
+        self.asked.append(len(states))
+        return [self.script[min(state.steps, len(self.script) - 1)] for state in states]
+
+
+def play_one(script, grid_size=10, mode="classic", max_steps=NEVER):
+    (episode,) = play_games(ScriptedPlayer(script), grid_size, mode, [5], max_steps, batch_size=4)
+    return episode
+
+
+def test_unparsable_reply_ends_the_game():
+    episode = play_one(["Move: UP", "Move: UP", "up, I think"])
+    assert (episode.end, episode.steps, episode.moves) == ("invalid_reply", 2, ("UP", "UP"))
+    assert (episode.num_replies, episode.num_valid_format, episode.num_legal) == (3, 2, 2)
+    assert episode.last_reply == "up, I think"
+
+
+def test_fatal_move_ends_the_game_by_the_rules():
+    episode = play_one(["UP"])
+    assert (episode.end, episode.steps) == ("wall", 5)  # from (5, 5) four moves reach the top row
+    assert (episode.num_replies, episode.num_valid_format, episode.num_legal) == (5, 5, 4)
+
+
+def test_reversal_is_counted_as_one():
+    episode = play_one(["UP", "DOWN"], mode="wrap")  # back and forth until an apple makes a neck
+    assert episode.end in ("reversal", "starved")
+    back_and_forth = [
+        play_games(ScriptedPlayer(["UP"] * 30 + ["DOWN"]), 10, "wrap", [seed], 31, 1)[0] for seed in range(40)
+    ]
+    assert any(e.end == "reversal" and e.num_legal == e.steps - 1 == 30 for e in back_and_forth)
+
+
+def test_step_cap_ends_a_living_game():
+    episode = play_one(["LEFT"], mode="wrap", max_steps=7)
+    assert (episode.end, episode.steps, episode.num_legal) == ("step_cap", 7, 7)
+
+
+def test_an_end_by_the_rules_goes_before_the_step_cap():
+    assert play_one(["UP"], max_steps=5).end == "wall"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_size_changes_nothing(mode):
+    player = HeuristicPlayer(POLICIES["random-legal"])
+    seeds = list(game_seeds(23, "dev"))
+    alone = play_games(player, 5, mode, seeds, NEVER, batch_size=1)
+    assert [episode.seed for episode in alone] == seeds
+    for batch_size in (3, 50):
+        assert play_games(player, 5, mode, seeds, NEVER, batch_size) == alone
+
+
+def test_seeds_can_be_spread_and_merged():
+    player = HeuristicPlayer(POLICIES["greedy"])
+    whole = play_games(player, 6, "classic", range(20), 40, 8)
+    parts = [play_games(player, 6, "classic", range(rank, 20, 3), 40, 2) for rank in range(3)]
+    assert sorted((e for part in parts for e in part), key=lambda episode: episode.seed) == whole
+
+
+def test_slots_are_refilled_at_once():
+    player = ScriptedPlayer(["UP", "LEFT", "LEFT", "LEFT"])
+    episodes = play_games(player, 4, "obstacles", range(30), NEVER, batch_size=7)
+    assert len({episode.num_replies for episode in episodes}) > 1  # games end at different times
+    waiting = 30
+    for round_size, left in zip(player.asked, player.asked[1:], strict=False):
+        assert round_size == 7 or left <= round_size  # full as long as seeds are waiting
+        waiting -= 1
+    assert sum(player.asked) == sum(episode.num_replies for episode in episodes)
+    assert max(player.asked) == 7
+
+
+def test_moves_replay_the_game():
+    for episode in play_games(HeuristicPlayer(POLICIES["bfs"]), 6, "obstacles", range(10), NEVER, 10):
+        state = new_game(episode.grid_size, episode.seed, episode.mode)
+        for move in episode.moves:
+            state = step(state, Move(move))
+        assert (state.score, state.steps, state.end) == (episode.score, episode.steps, End(episode.end))
+
+
+def test_episode_is_json():
+    episode = play_one(["UP"])
+    assert json.loads(json.dumps(asdict(episode))) == asdict(episode) | {"moves": list(episode.moves)}
+
+
+def test_progress_reports_every_round():
+    seen = []
+    episodes = play_games(
+        HeuristicPlayer(POLICIES["random-legal"]),
+        4,
+        "classic",
+        range(9),
+        NEVER,
+        4,
+        lambda *now: seen.append(now),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (9, sum(episode.num_replies for episode in episodes))
+
+
+def test_no_seeds_no_episodes():
+    assert play_games(ScriptedPlayer(["UP"]), 10, "classic", [], NEVER, 4) == []
+
+
+def test_bad_board_is_named():
+    with pytest.raises(InputError, match="'torus'"):
+        play_games(ScriptedPlayer(["UP"]), 10, "torus", [1], NEVER, 4)
+
+
+def test_game_seeds_come_from_the_published_range():
+    assert list(game_seeds(3)) == [1_100_000_000, 1_100_000_001, 1_100_000_002]
+    assert all(seed not in SEED_RANGES["train"] for name in ("dev", "test") for seed in game_seeds(100, name))
+    assert set(game_seeds(100, "dev")).isdisjoint(game_seeds(100))
+    with pytest.raises(InputError, match=r"'exam'.*train, dev, test"):
+        game_seeds(3, "exam")
+    with pytest.raises(InputError, match="100000001"):
+        game_seeds(100_000_001)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_state
+from snake_dist.errors import InputError
+from snake_dist.evaluation.player import HeuristicPlayer
+from snake_dist.evaluation.state_bank import build_bank, score_bank
+from snake_dist.game.board import MODES
+from snake_dist.game.rules import legal_moves
+from snake_dist.game.text import render_prompt
+from snake_dist.heuristics.policies import POLICIES
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return build_bank(6, "classic", SIZE)
+
+
+class Mute:
+    def replies(self, states):
+        return ["I would rather not say."] * len(states)
+
+
+def images(state):
+    return {render_prompt(transform_state(state, k), "compact") for k in range(NUM_SYMMETRIES)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_states_are_running_positions_and_always_the_same(mode):
+    bank = build_bank(5, mode, 24)
+    assert len(bank) == 24
+    assert bank == build_bank(5, mode, 24)
+    assert bank[:10] == build_bank(5, mode, 10)
+    assert all(state.end is None and legal_moves(state) and state.mode == mode for state in bank)
+    assert bank != build_bank(5, mode, 24, "dev")
+
+
+def test_lengths_are_spread_evenly(bank):
+    quarters = Counter(4 * (len(state.body) - 1) // 34 for state in bank)
+    assert all(quarters[quarter] >= SIZE / 8 for quarter in range(4))
+
+
+def test_some_states_lie_off_the_teachers_path(bank):
+    """In a state that bfs-safe walked into it could go on safely; random moves lead to others."""
+    assert any(len(legal_moves(state)) == 1 for state in bank)
+
+
+def test_no_state_is_an_image_of_another(bank):
+    for i, state in enumerate(bank):
+        assert images(state).isdisjoint(render_prompt(other, "compact") for other in bank[:i])
+
+
+@pytest.mark.parametrize("symmetry", [0, 3, 6])
+def test_trained_states_are_left_out_in_every_orientation(bank, symmetry):
+    trained = {render_prompt(transform_state(state, symmetry), "compact") for state in bank[::2]}
+    unseen = build_bank(6, "classic", SIZE, is_trained=lambda s: render_prompt(s, "compact") in trained)
+    assert len(unseen) == SIZE
+    assert all(images(state).isdisjoint(trained) for state in unseen)
+    assert set(bank[1::2]) & set(unseen)  # the others stay
+
+
+def test_a_bank_that_cannot_be_filled_is_refused():
+    with pytest.raises(InputError, match="only 0 unseen states"):
+        build_bank(4, "classic", 4, is_trained=lambda _: True)
+
+
+def test_scores_of_known_players(bank):
+    safe = score_bank(HeuristicPlayer(POLICIES["bfs-safe"]), bank)
+    assert [
+        safe[name]["value"] for name in ("optimal_set_rate", "optimal_choice_rate", "legal_move_rate")
+    ] == [1] * 3
+    random = score_bank(HeuristicPlayer(POLICIES["random-legal"]), bank)
+    assert random["legal_move_rate"]["value"] == random["format_valid_rate"]["value"] == 1
+    assert random["optimal_choice_rate"]["value"] < random["optimal_set_rate"]["value"] < 1
+    assert random["optimal_choice_rate"]["ci95"][1] < safe["optimal_choice_rate"]["ci95"][0]
+    mute = score_bank(Mute(), bank)
+    assert {mute[name]["value"] for name in mute if name.endswith("_rate")} == {0}
+
+
+def test_buckets_of_fill_hold_every_state_once(bank):
+    scores = score_bank(HeuristicPlayer(POLICIES["greedy"]), bank)
+    assert sum(bucket["n"] for bucket in scores["by_fill"].values()) == scores["n"] == SIZE
+    low = scores["by_fill"]["0-10"]
+    assert low["n"] == sum(len(state.body) <= 3 for state in bank)

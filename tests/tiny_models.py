@@ -1,0 +1,45 @@
+"""Random language models of a few thousand weights, saved as a user's local model directory would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def tiny_tokenizer(directory: Path) -> Path:
+    """Save a byte-level tokenizer: any text passes through it; it has `<eos>` and, like many, no pad."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(directory)
+    return directory
+
+
+def tiny_llama(directory: Path, seed: int = 0, **overrides: Any) -> Path:
+    """Save a random fp32 Llama (hidden 32, 2 layers) and its tokenizer; `overrides` go into LlamaConfig."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        # The usual 0.02 gives all but flat logits: with more, what comes next depends clearly on the context.
+        "initializer_range": 0.5,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(**shape | overrides)).save_pretrained(directory)
+    return directory
