@@ -1,8 +1,8 @@
 """Fine-tune a language model on Snake and judge it by playing: every rank's program.
 
-    deepspeed launcher/train.py --ds ds_configs/zero2.json
-    torchrun --nproc-per-node 2 launcher/train.py --ds ds_configs/zero2.json
-    python launcher/train.py --max-steps 20 --play-games 4
+deepspeed launcher/train.py --ds ds_configs/zero2.json
+torchrun --nproc-per-node 2 launcher/train.py --ds ds_configs/zero2.json
+python launcher/train.py --max-steps 20 --play-games 4
 """
 
 from __future__ import annotations

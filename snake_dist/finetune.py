@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import json
+import logging
+import os
 import time
 import warnings
 from dataclasses import asdict
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,20 +20,22 @@ from snake_dist.checkpoint.publish import write_json_atomically
 from snake_dist.cluster.world import agree, gather, world_from_environment
 from snake_dist.data.packing import pack, pad
 from snake_dist.data.tokenization import hash_prompt
+from snake_dist.errors import InputError
 from snake_dist.evaluation.episodes import game_seeds
-from snake_dist.evaluation.judge import Games, SpreadPlayer, judge, load_model_players
+from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
+from snake_dist.evaluation.players import load_model_players
 from snake_dist.evaluation.report import flatten
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
-from snake_dist.model import adapters, base, smollm2
+from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.preparation import Run, prepare
 from snake_dist.run_config import RunConfig
-from snake_dist.summary import model_card, render_summary, software_versions
+from snake_dist.summary import adapter_metadata, model_card, render_summary
 from snake_dist.training.ds_config import zero_stage
 from snake_dist.training.engine import start_engine
 from snake_dist.training.held_out import held_out_metrics
-from snake_dist.training.loop import Collate, Metrics, train
+from snake_dist.training.loop import Collate, Metrics, run_steps
 from snake_dist.training.metrics import MetricsLog
 from snake_dist.training.wandb_log import WandbLog
 
@@ -49,40 +51,80 @@ def finetune(config: RunConfig) -> dict[str, Any]:
 
     Raises InputError, on all ranks alike, for whatever the user can mend.
     """
+    _quieten()
     world = world_from_environment()
-    _quieten(world.is_main)
     run = prepare(config, world)
-    model, collate = load_model(run)
-    trainable, total = adapters.count_parameters(model)
     summary: dict[str, Any] = {
         "output_dir": str(run.output_dir),
         "adapter_dir": str(run.output_dir / ADAPTER_DIR),
         "world_size": world.size,
         "dtype": run.dtype,
-        "packed": collate is pack,
+        "zero_stage": zero_stage(run.ds_config),
         "board": asdict(run.board),
-        "parameters": {"trainable": trainable, "total": total, "trainable_share": trainable / total},
         "data": run.data.described(),
     }
-    metrics = _open_metrics(run, summary) if world.is_main else None
-    shapes = expected_shapes(model)
-    summary["training"], tensors = train_model(run, model, collate, metrics)
-    agree(world, lambda: _save(run, model, tensors, shapes, summary))
-    del model, tensors  # the judge loads everything afresh
-    gc.collect()
+    metrics = train_and_save(run, summary)
+    gc.collect()  # the judge loads everything afresh
     if config.play.play_games and run.board.style:
         summary["play"] = _judge(run)
     else:
-        summary["why_no_games"] = (
-            "--play-games 0" if run.board.style else "the prompts are of no known style; --style would say which"
-        )
+        no_style = "the prompts are of no known style; --style would say which"
+        summary["why_no_games"] = "--play-games 0" if run.board.style else no_style
     if metrics is not None:
-        for name, scores in summary.get("play", {}).get("players", {}).items():
-            metrics.log(run.num_steps, flatten(scores, f"play/{name}"))
+        metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
         write_json_atomically(run.output_dir / "summary.json", summary)
         metrics.close()
         print(render_summary(summary), flush=True)
     return summary
+
+
+def train_and_save(run: Run, summary: dict[str, Any]) -> MetricsLog | None:
+    """Load, train and save the adapter, adding to the run's summary. Returns rank 0's open metrics log."""
+    model, collate = load_model(run)
+    trainable, total = adapters.count_parameters(model)
+    summary["packed"] = collate is pack
+    summary["parameters"] = {"trainable": trainable, "total": total, "trainable_share": trainable / total}
+    metrics = _open_metrics(run, summary) if run.world.is_main else None
+    shapes = expected_shapes(model)
+    summary["training"], tensors = train_model(run, model, collate, metrics)
+
+    def save() -> None:
+        directory = run.output_dir / ADAPTER_DIR
+        metadata = adapter_metadata(run, model.peft_config["default"], summary["training"])
+        save_adapter(directory, model, tensors, run.tokenizer, metadata, model_card(metadata))
+        prove_adapter(directory, shapes)
+
+    agree(run.world, save)
+    return metrics
+
+
+def train(config: RunConfig, num_ranks: int = 1) -> dict[str, Any]:
+    """`finetune` from Python: in this process, or on `num_ranks` new ones of this machine. Returns the summary.
+
+    In a process that a launcher started (deepspeed, torchrun, srun), call it with num_ranks=1 on every rank.
+    A script that asks for more needs its `if __name__ == "__main__"` guard. Raises InputError.
+    """
+    if num_ranks == 1:
+        return finetune(config)
+
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=num_ranks, rdzv_backend="c10d", rdzv_endpoint="localhost:0"
+    )
+    ranks = elastic_launch(launch, _finetune_rank)(config)
+    if "error" in ranks[0]:
+        raise InputError(ranks[0]["error"])
+    return ranks[0]
+
+
+def _finetune_rank(config: RunConfig) -> dict[str, Any]:
+    """What each new rank runs. An InputError comes back as a value: raised here it would be a launcher's report."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        return finetune(config)
+    except InputError as problem:
+        return {"error": str(problem)}
 
 
 def load_model(run: Run) -> tuple[PeftModel, Collate]:
@@ -106,9 +148,7 @@ def train_model(
     """Train `model`; returns the training part of the summary, and the adapter's tensors as they are saved."""
     started = time.perf_counter()
     engine = start_engine(model, run.ds_config)
-    evaluate = partial(
-        held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate
-    )
+    evaluate = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
     history: list[Metrics] = []
 
     def log(step: int, values: Metrics) -> None:
@@ -116,7 +156,7 @@ def train_model(
         if metrics is not None:
             metrics.log(step, values)
 
-    train(
+    run_steps(
         engine,
         run.data.dataset,
         run.stream,
@@ -159,50 +199,6 @@ def _open_metrics(run: Run, summary: dict[str, Any]) -> MetricsLog:
     return MetricsLog(run.output_dir / "metrics.jsonl", run.num_steps, wandb_log)
 
 
-def _save(
-    run: Run,
-    model: PeftModel,
-    tensors: dict[str, torch.Tensor],
-    shapes: dict[str, tuple[int, ...]],
-    summary: dict[str, Any],
-) -> None:
-    """Write the adapter and prove it by reading it back. Rank 0 only."""
-    config = run.config
-    peft_config = model.peft_config["default"]
-    embedded = config.model.base_model == smollm2.NAME
-    # What other tools should load under the adapter; our own read the metadata.
-    peft_config.base_model_name_or_path = smollm2.HUB_ID if embedded else run.base_location
-    completion_tokens = run.data.dataset.num_loss_tokens[run.data.train_examples]
-    metadata = {
-        "adapter": config.adapter.adapter,
-        "preset": config.adapter.preset,
-        "peft_config": json.loads(json.dumps(peft_config.to_dict(), default=_plain)),
-        "base_model": config.model.base_model if embedded else run.base_location,
-        "base_model_hub_id": smollm2.HUB_ID if embedded else None,
-        "base_model_revision": run.shape.revision,
-        "dtype": run.dtype,
-        "grid_size": run.board.grid_size,
-        "mode": run.board.mode,
-        "style": run.board.style,
-        "max_completion_tokens": int(completion_tokens.max()),
-        "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "dataset_fingerprint": run.data.dataset.fingerprint,
-        "train_examples": len(run.data.train_examples),
-        "seed": config.training.seed,
-        "world_size": run.world.size,
-        "versions": software_versions(),
-        "metrics": summary["training"],
-    }
-    directory = run.output_dir / ADAPTER_DIR
-    save_adapter(directory, model, tensors, run.tokenizer, metadata, model_card(metadata))
-    prove_adapter(directory, shapes)
-
-
-def _plain(value: Any) -> Any:
-    """JSON form of what PEFT's configs hold besides plain values."""
-    return sorted(value) if isinstance(value, set) else str(value)
-
-
 def _judge(run: Run) -> dict[str, Any]:
     """Play the games; the decoding is spread over all ranks, the results are the same on each."""
     world, board = run.world, run.board
@@ -223,7 +219,7 @@ def _judge(run: Run) -> dict[str, Any]:
         return hash_prompt(render_prompt(state, str(board.style))) in trained
 
     with tqdm(total=2 * len(seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
-        done = {name: 0 for name in spread}
+        done = dict.fromkeys(spread, 0)
 
         def on_progress(name: str, finished: int, replies: int) -> None:
             done[name] = finished
@@ -233,11 +229,13 @@ def _judge(run: Run) -> dict[str, Any]:
         return judge(spread, games, is_trained=is_trained, on_progress=on_progress)
 
 
-def _quieten(is_main: bool) -> None:
+def _quieten() -> None:
     """Leave the terminal to the run's own lines: libraries say errors only."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if not is_main:
-        warnings.simplefilter("ignore")
+    for library in ("bitsandbytes", "DeepSpeed"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    # What the libraries say of each other's futures is not for the users of this one.
+    warnings.simplefilter("ignore", FutureWarning)

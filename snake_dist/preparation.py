@@ -106,9 +106,7 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     check_training_config(config.training)
     adapters.adapter_size(config.adapter)
     check_play_config(config.play)
-    accumulation = accumulation_steps(
-        config.training.global_batch_size, config.training.micro_batch_size, world.size
-    )
+    accumulation = accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
     if config.model.base_dtype != "auto":
         base.choose_dtype(config.model.base_dtype, ds_config)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from snake_dist.data.dataset import DataConfig
 from snake_dist.errors import InputError
@@ -18,6 +18,8 @@ from snake_dist.model.adapters import AdapterConfig
 from snake_dist.model.base import ModelConfig
 from snake_dist.training.loop import TrainingConfig
 from snake_dist.training.wandb_log import WandbConfig
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def recipe_flags(path: str) -> list[str]:
     return flags
 
 
-def parse_dataclass(config_class: type[Any], argv: Sequence[str]) -> Any:
+def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
     """An instance of a (nested) dataclass from flat flags; help texts are the fields' docstrings.
 
     Raises InputError with tyro's own message folded into one line.
@@ -109,7 +111,9 @@ def parse_dataclass(config_class: type[Any], argv: Sequence[str]) -> Any:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(tyro.conf.OmitArgPrefixes[config_class], args=argv, description=config_class.__doc__)
+            return tyro.cli(
+                config_class, args=argv, description=config_class.__doc__, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -109,7 +109,11 @@ def default_data_dir(config: GenerationConfig) -> Path:
 
 
 def prepare_data(
-    config: RunConfig, world: World, board: Board, tokenizer: PreTrainedTokenizerBase, max_positions: int | None
+    config: RunConfig,
+    world: World,
+    board: Board,
+    tokenizer: PreTrainedTokenizerBase,
+    max_positions: int | None,
 ) -> RunData:
     """Generate (if there is no --data), tokenize and split: the first rank of each node writes, all map the files.
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snake_dist.evaluation.report import render_table
+from snake_dist.model import smollm2
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+    from snake_dist.preparation import Run
 
 VERSIONED = ("snake_dist", "torch", "deepspeed", "transformers", "peft", "bitsandbytes", "safetensors")
 
@@ -19,6 +27,40 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def adapter_metadata(run: Run, peft_config: PeftConfig, training: dict[str, Any]) -> dict[str, Any]:
+    """What `adapter_metadata.json` holds: everything needed to load, judge and reproduce the adapter."""
+    config = run.config
+    embedded = config.model.base_model == smollm2.NAME
+    # What other tools should load under the adapter; our own read `base_model`.
+    peft_config.base_model_name_or_path = smollm2.HUB_ID if embedded else run.base_location
+    num_completion_tokens = run.data.dataset.num_loss_tokens[run.data.train_examples]
+    return {
+        "adapter": config.adapter.adapter,
+        "preset": config.adapter.preset,
+        "peft_config": json.loads(json.dumps(peft_config.to_dict(), default=_plain)),
+        "base_model": config.model.base_model if embedded else run.base_location,
+        "base_model_hub_id": smollm2.HUB_ID if embedded else None,
+        "base_model_revision": run.shape.revision,
+        "dtype": run.dtype,
+        "grid_size": run.board.grid_size,
+        "mode": run.board.mode,
+        "style": run.board.style,
+        "max_completion_tokens": int(num_completion_tokens.max()),
+        "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "dataset_fingerprint": run.data.dataset.fingerprint,
+        "train_examples": len(run.data.train_examples),
+        "seed": config.training.seed,
+        "world_size": run.world.size,
+        "versions": software_versions(),
+        "metrics": training,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of what PEFT's configs hold besides plain values."""
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def render_summary(summary: dict[str, Any]) -> str:
@@ -43,7 +85,11 @@ def render_summary(summary: dict[str, Any]) -> str:
                 f"{name + ':':9} on {scores['n']} unseen positions {optimal['value']:.1%} "
                 f"[{optimal['ci95'][0]:.1%}, {optimal['ci95'][1]:.1%}] of moves optimal, {legal['value']:.1%} legal"
             )
-    lines += ["", f"adapter             {summary['adapter_dir']}", f"everything else     {summary['output_dir']}"]
+    lines += [
+        "",
+        f"adapter             {summary['adapter_dir']}",
+        f"everything else     {summary['output_dir']}",
+    ]
     return "\n".join(lines)
 
 

@@ -42,11 +42,7 @@ def world_from_environment() -> World:
     Raises InputError if a value is not a number or the rank is outside the world.
     """
     under_srun = "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ
-    names = (
-        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-        if under_srun
-        else ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    )
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS") if under_srun else ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "0", "1"), strict=True)]
     if not all(value.isdigit() for value in values):
         raise InputError(f"environment: {', '.join(names)} = {', '.join(values)}: whole numbers expected")
@@ -60,8 +56,11 @@ def world_from_environment() -> World:
 
 def start_process_group(world: World) -> None:
     """Join the process group through DeepSpeed: NCCL with CUDA, gloo on CPUs."""
-    import deepspeed
     import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # said aloud, DeepSpeed need not guess and warn
+    import deepspeed
 
     if torch.distributed.is_initialized():
         return
@@ -75,9 +74,7 @@ def start_process_group(world: World) -> None:
     else:
         backend = "gloo"
     # verbose=False: the one line about MPI discovery is noise for users.
-    deepspeed.init_distributed(
-        backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False
-    )
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
 
 def stop_process_group() -> None:
@@ -94,7 +91,8 @@ def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False
     Whatever InputError or OSError one of them raises is raised on all ranks, as an InputError: no rank is
     left waiting, and none goes on.
     """
-    value, error = None, None
+    value: Any = None
+    error: str | None = None
     if world.local_rank == 0 if on_each_node else world.is_main:
         try:
             value = work()

@@ -57,7 +57,13 @@ class ExampleStream:
 
 
 def micro_batches(
-    ids: np.ndarray, lengths: np.ndarray, *, micro_batch_size: int, rank: int, world_size: int, accumulation: int
+    ids: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+    accumulation: int,
 ) -> list[np.ndarray]:
     """This rank's `accumulation` micro-batches of the step with examples `ids` and token counts `lengths`.
 

@@ -34,9 +34,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
     x, y = state.head
     moving = f"Moving {move.value} from [{x}, {y}]"
     if style == "compact":
-        return (
-            f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_offset(state)}. Move: {move.value}"
-        )
+        return f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_offset(state)}. Move: {move.value}"
     if style == "sentence":
         return f"{moving}\n\n{_metrics(state, style)}\n\nConclusion: The move is: {move.value}"
     found, rationale = _reason(state, move)

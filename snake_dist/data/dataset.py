@@ -114,6 +114,4 @@ def open_dataset(
 ) -> TokenizedDataset:
     """The data set of these files, directories and globs, tokenized now if it is not in `cache` yet."""
     paths = resolve_paths(patterns)
-    return TokenizedDataset(
-        tokenize(paths, tokenizer, bad_lines=bad_lines, for_training=for_training, cache=cache)
-    )
+    return TokenizedDataset(tokenize(paths, tokenizer, bad_lines=bad_lines, for_training=for_training, cache=cache))

@@ -190,9 +190,7 @@ def _make_building_dir(output_dir: Path) -> tuple[Path, Path]:
         if target.exists() and any(target.iterdir()):
             raise InputError(f"output directory {output_dir} is not empty: name a new one")
         if target.is_mount():
-            raise InputError(
-                f"output directory {output_dir} is a mount point: name a new directory inside it"
-            )
+            raise InputError(f"output directory {output_dir} is a mount point: name a new directory inside it")
         target.parent.mkdir(parents=True, exist_ok=True)
         # Hidden, so that `records` passes over what a killed run leaves.
         building = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")

@@ -59,9 +59,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; the boundaries stay on the CPU, where they are read."""
         moved = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if name != "boundaries" and value is not None
+            name: value.to(device) for name, value in vars(self).items() if name != "boundaries" and value is not None
         }
         return replace(self, **moved)
 

@@ -91,9 +91,7 @@ def read_records(
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if num_records == 0:
-        raise InputError(
-            f"no usable line in {', '.join(map(str, paths[:3]))}{', ...' if len(paths) > 3 else ''}"
-        )
+        raise InputError(f"no usable line in {', '.join(map(str, paths[:3]))}{', ...' if len(paths) > 3 else ''}")
 
 
 def check_train_seed(record: Record) -> None:
@@ -118,7 +116,7 @@ def _expand(pattern: str | Path) -> list[Path]:
     if path.exists():
         matches = [path]
     else:
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob refuses absolute patterns)
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         if not matches:
             raise InputError(f"no such file, directory or match: {pattern}")
     files = []
@@ -132,9 +130,7 @@ def _expand(pattern: str | Path) -> list[Path]:
 def _files_below(directory: Path) -> list[Path]:
     """Hidden directories are passed over: an unfinished data set lies in one."""
     found = (path for path in directory.rglob("*.jsonl") if path.is_file())
-    return sorted(
-        path for path in found if not any(p.startswith(".") for p in path.relative_to(directory).parts)
-    )
+    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(directory).parts))
 
 
 def _raw_lines(path: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
@@ -174,9 +170,7 @@ def _parse(raw: bytes, file: str, number: int, max_line_bytes: int) -> Record:
     if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
         raise _BadLine("game_id is neither a string nor an integer")
     is_seed = isinstance(seed, int) and not isinstance(seed, bool)
-    return Record(
-        _text(fields, "prompt"), _text(fields, "completion"), game, seed if is_seed else None, file, number
-    )
+    return Record(_text(fields, "prompt"), _text(fields, "completion"), game, seed if is_seed else None, file, number)
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -34,7 +34,10 @@ SEPARATOR = "\n"
 
 INDEX_DTYPE = np.dtype(
     [
-        ("end", np.int64),  # where the example's tokens end in tokens.bin; they begin where the previous ended
+        (
+            "end",
+            np.int64,
+        ),  # where the example's tokens end in tokens.bin; they begin where the previous ended
         ("num_prompt_tokens", np.int32),
         ("game", np.int32),  # index into meta["games"]
         ("file", np.int32),  # index into meta["files"]
@@ -95,14 +98,15 @@ def _write_tokens(
     content = hashlib.sha256()
     end = num_examples = 0
     keyed = iter(keyed_records)
-    with (directory / "tokens.bin").open("wb") as token_file, (directory / "index.bin").open("wb") as index_file:
+    with (
+        (directory / "tokens.bin").open("wb") as token_file,
+        (directory / "index.bin").open("wb") as index_file,
+    ):
         while chunk := list(islice(keyed, _CHUNK_RECORDS)):
             prompts = _encode_prompts(tokenizer, [record.prompt for record, _ in chunk])
             completions = _encode(tokenizer, [record.completion for record, _ in chunk], special=False)
             index = np.empty(len(chunk), dtype=INDEX_DTYPE)
-            for row, ((record, game), prompt, completion) in enumerate(
-                zip(chunk, prompts, completions, strict=True)
-            ):
+            for row, ((record, game), prompt, completion) in enumerate(zip(chunk, prompts, completions, strict=True)):
                 tokens = np.array([*prompt, *completion, tokenizer.eos_token_id], dtype=np.uint32).tobytes()
                 token_file.write(tokens)
                 content.update(tokens)

@@ -1,31 +1,24 @@
-"""Judge an adapter by playing: loaded afresh from disk, beside its base model and the heuristics."""
+"""Judge models by playing: the same games and the same unseen positions for each, beside the heuristics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
-from snake_dist.checkpoint.adapter import load_adapter, read_metadata
 from snake_dist.errors import InputError
 from snake_dist.evaluation.episodes import game_seeds, play_games
-from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
+from snake_dist.evaluation.player import HeuristicPlayer, Player
 from snake_dist.evaluation.report import summarize
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.model import base
-
-if TYPE_CHECKING:
-    import torch
 
 YARDSTICKS = ("random-legal", "greedy", "bfs", "bfs-safe")
 """Heuristics that play the same games as the model."""
 NUM_BANK_STATES = 96
-BATCH_SIZE = 64
-"""States decoded at once by each rank, at most."""
 NO_STEP_LIMIT = 10**9
 
 
@@ -88,27 +81,8 @@ class Games:
         return summarize(episodes, time.perf_counter() - started)
 
 
-def load_model_players(
-    adapter_dir: Path, device: torch.device, *, trust_remote_code: bool = False
-) -> dict[str, ModelPlayer]:
-    """{"base": ..., "adapter": ...}: one base model in memory, with the adapter off and on.
-
-    Everything comes from disk, as in a fresh process. Raises InputError if adapter or base cannot be found.
-    """
-    metadata = read_metadata(adapter_dir)
-    location = base.find_base(base.ModelConfig(metadata["base_model"], trust_remote_code=trust_remote_code))
-    model = load_adapter(base.load_base(location, metadata["dtype"], trust_remote_code=trust_remote_code), adapter_dir)
-    model.to(device)
-    tokenizer = base.load_tokenizer(str(adapter_dir))
-    style, limit = metadata["style"], metadata["max_completion_tokens"]
-    return {
-        name: ModelPlayer(model, tokenizer, style, limit, BATCH_SIZE, adapter=name == "adapter")
-        for name in ("base", "adapter")
-    }
-
-
 def judge(
-    players: dict[str, Player],
+    players: Mapping[str, Player],
     games: Games,
     *,
     is_trained: Callable[[State], bool],
@@ -122,7 +96,7 @@ def judge(
     summaries, bank_scores = {}, {}
     bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, "test", is_trained)
     for name, player in players.items():
-        summaries[name] = games.play(player, lambda finished, replies, name=name: on_progress(name, finished, replies))
+        summaries[name] = games.play(player, partial(on_progress, name))
         bank_scores[name] = score_bank(player, bank)
     for name in YARDSTICKS:
         summaries[name] = games.play(HeuristicPlayer(POLICIES[name]))

@@ -77,14 +77,10 @@ class ModelPlayer:
         with _answering(self.model, self.adapter):
             for start in range(0, len(fitting), self.batch_size):
                 rows = fitting[start : start + self.batch_size]
-                decoded = greedy_decode(
-                    self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens
-                )
+                decoded = greedy_decode(self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens)
                 for i, ids in zip(rows, decoded, strict=True):
                     # Special tokens stay visible: leaving them out would repair a reply.
-                    texts[i] = self.tokenizer.decode(
-                        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-                    )
+                    texts[i] = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return texts
 
 

@@ -97,9 +97,7 @@ def destination(state: State, cell: Cell, move: Move) -> Cell | None:
 
 
 @lru_cache(maxsize=64)
-def _neighbors(
-    grid_size: int, mode: str, obstacles: frozenset[Cell]
-) -> dict[Cell, tuple[tuple[Move, Cell], ...]]:
+def _neighbors(grid_size: int, mode: str, obstacles: frozenset[Cell]) -> dict[Cell, tuple[tuple[Move, Cell], ...]]:
     empty = State(grid_size, mode, body=(), apple=None, obstacles=obstacles, rng=0)
     table = {}
     for cell in empty.free_cells():

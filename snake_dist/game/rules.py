@@ -131,10 +131,7 @@ def _draw_obstacles(grid_size: int, start: Cell, rng: int) -> tuple[int, frozens
     wanted = round(OBSTACLE_SHARE * grid_size**2)
     obstacles: frozenset[Cell] = frozenset()
     candidates = [
-        (x, y)
-        for x in range(grid_size)
-        for y in range(grid_size)
-        if abs(x - start[0]) + abs(y - start[1]) > 1
+        (x, y) for x in range(grid_size) for y in range(grid_size) if abs(x - start[0]) + abs(y - start[1]) > 1
     ]
     while candidates and len(obstacles) < wanted:
         rng, index = random_below(rng, len(candidates))

@@ -9,8 +9,8 @@ sentence  rules, head, apple and body (neck first, tail last) spelled out
 board     head, apple, length and the board drawn, top row first: H head, S body, A apple, # obstacle, . free
 short     head, apple and length only: the body is unknown to the reader
 compact   `head 36 apple 96 body 46-56-66`: x then y of each cell, both zero-padded to the width of N - 1;
-          body neck first, `-` for a snake of length 1. `wrap ` or `obstacles ` stands in front in those modes,
-          the latter with ` blocks 12-15` at the end; `grid 8 ` stands first unless N is 10.
+          body neck first, `-` for a snake of length 1. In those modes `wrap ` or `obstacles ` stands in
+          front, the latter with ` blocks 12-15` at the end. `grid 8 ` stands first unless N is 10.
 
 sentence and compact show everything that decides the game but the apple generator: different positions give
 different prompts.
@@ -37,13 +37,11 @@ def check_style(style: str) -> None:
 
 
 def render_prompt(state: State, style: str) -> str:
-    """What a player is shown. Raises InputError for an unknown style, ValueError for a full board (no apple)."""
+    """What a player is shown. Raises InputError for an unknown style, ValueError for a full board."""
     check_style(style)
     if state.apple is None:
         raise ValueError("a full board has no apple and no next move to ask for")
-    return {"sentence": _sentence, "board": _board, "short": _short, "compact": _compact}[style](
-        state, state.apple
-    )
+    return {"sentence": _sentence, "board": _board, "short": _short, "compact": _compact}[style](state, state.apple)
 
 
 def _sentence(state: State, apple: Cell) -> str:
@@ -69,9 +67,7 @@ def _short(state: State, apple: Cell) -> str:
 
 def _board(state: State, apple: Cell) -> str:
     n = state.grid_size
-    marks = (
-        dict.fromkeys(state.obstacles, "#") | dict.fromkeys(state.body, "S") | {apple: "A", state.head: "H"}
-    )
+    marks = dict.fromkeys(state.obstacles, "#") | dict.fromkeys(state.body, "S") | {apple: "A", state.head: "H"}
     rows = (" ".join(marks.get((x, y), ".") for x in range(n)) for y in reversed(range(n)))
     drawn = "\n".join(rows)
     return f"{_head_lines(state, apple)}Board:\n{drawn}\nChoose next move (UP, DOWN, LEFT, RIGHT):"
@@ -86,9 +82,7 @@ def _compact(state: State, apple: Cell) -> str:
     size = "" if state.grid_size == _COMPACT_DEFAULT_GRID_SIZE else f"grid {state.grid_size} "
     mode = "" if state.mode == "classic" else f"{state.mode} "
     blocks = f" blocks {cells(sorted(state.obstacles))}" if state.mode == "obstacles" else ""
-    return (
-        f"{size}{mode}head {cells([state.head])} apple {cells([apple])} body {cells(state.body[1:])}{blocks}"
-    )
+    return f"{size}{mode}head {cells([state.head])} apple {cells([apple])} body {cells(state.body[1:])}{blocks}"
 
 
 def _head_lines(state: State, apple: Cell) -> str:
@@ -100,9 +94,7 @@ def _head_lines(state: State, apple: Cell) -> str:
 
 
 def _mode_line(state: State) -> str:
-    return {"classic": "", "wrap": "Mode: wrap (edges connect).\n", "obstacles": "Mode: obstacles.\n"}[
-        state.mode
-    ]
+    return {"classic": "", "wrap": "Mode: wrap (edges connect).\n", "obstacles": "Mode: obstacles.\n"}[state.mode]
 
 
 def _pairs(cells: Iterable[Cell]) -> str:

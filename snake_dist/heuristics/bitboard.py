@@ -1,7 +1,7 @@
 """Sets of cells as whole numbers, one bit a cell, so that a flood fill costs a few operations a step.
 
-Bit x * (N + 1) + y stands for the cell (x, y). The bit between two columns belongs to no cell: it keeps a shift
-by one from running over into the next column.
+Bit x * (N + 1) + y stands for the cell (x, y). The bit between two columns belongs to no cell: it keeps a
+shift by one from running over into the next column.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ after N rows. Obstacles: no cycle is looked for.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import fatal_reason
@@ -30,8 +31,8 @@ def shortcut_move(state: State) -> Move | None:
     """The legal move that goes farthest along the cycle and passes neither tail nor apple; None as above.
 
     The body then still lies in the cycle's order, so that going on slot by slot stays possible at any time.
-    Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for. Nor is
-    one taken while the apple is in the shared slot of an odd board: the tail must not be there as well.
+    Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for.
+    Nor is one taken while the apple is in the shared slot of an odd board, where the tail must not be too.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
     if not slots or not _lies_in_order(state, slots, count):
@@ -41,9 +42,7 @@ def shortcut_move(state: State) -> Move | None:
         return _next_slot_move(state, slots, count)
     here = slots[state.head]
     # At most count - 2, so that a snake of length 2 never has its neck on the next slot.
-    limit = min(
-        (slots[state.apple] - here) % count, (slots[state.body[-1]] - here) % count or count, count - 2
-    )
+    limit = min((slots[state.apple] - here) % count, (slots[state.body[-1]] - here) % count or count, count - 2)
     ahead = {
         move: gap
         for move, there in state.neighbors[state.head]
@@ -78,15 +77,15 @@ def _back_and_forth(line: range, backwards: int) -> range:
 
 def _lies_in_order(state: State, slots: dict[Cell, int], count: int) -> bool:
     """Whether the slots from tail to head rise, once around the cycle at most."""
-    pairs = zip(state.body, state.body[1:])
-    return sum((slots[ahead] - slots[behind]) % count for ahead, behind in pairs) < count
+    taken = [slots[cell] for cell in state.body]
+    return sum((ahead - behind) % count for ahead, behind in pairwise(taken)) < count
 
 
 def _next_slot_move(state: State, slots: dict[Cell, int], count: int) -> Move | None:
     """The legal move to the next slot, if there is one.
 
-    In the shared slot of an odd board: onto the apple, unless the tail lies beside it. Head and tail would then
-    share the slot and the next slot could be taken. A round later the tail is elsewhere, or the board full.
+    In the shared slot of an odd board: onto the apple, unless the tail is there too. Head and tail would then
+    share the slot, and the next slot might be taken. A round later the tail lies elsewhere.
     """
     wanted = (slots[state.head] + 1) % count
     moves = [

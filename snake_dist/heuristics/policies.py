@@ -13,17 +13,13 @@ from snake_dist.heuristics.search import free_now, safe_first_moves, shortest_pa
 
 _MASK64 = (1 << 64) - 1
 _RANDOM_LEGAL_STREAM = 0x5851F42D4C957F2D  # keeps these draws apart from the apples'
-_STEP_STRIDE = (
-    0xD1342543DE82EF95  # the generator's state only moves on with an apple, so the step is mixed in
-)
+_STEP_STRIDE = 0xD1342543DE82EF95  # the generator's state only moves on with an apple, so the step is mixed in
 
 
 def random_legal(state: State) -> Move:
     """A uniformly drawn legal move; the draw is a function of the state."""
     moves = legal_moves(state)
-    _, index = random_below(
-        state.rng ^ _RANDOM_LEGAL_STREAM ^ (state.steps * _STEP_STRIDE & _MASK64), len(moves)
-    )
+    _, index = random_below(state.rng ^ _RANDOM_LEGAL_STREAM ^ (state.steps * _STEP_STRIDE & _MASK64), len(moves))
     return moves[index]
 
 
@@ -33,7 +29,7 @@ def greedy(state: State) -> Move:
 
 
 def bfs(state: State) -> Move:
-    """The first step of a shortest path to the apple that keeps off body and tail; with none, random-legal."""
+    """First step of a shortest path to the apple that keeps off body and tail; with none, random-legal."""
     path = shortest_path(state, tail_free=False)
     return path[0] if path else random_legal(state)
 
@@ -71,9 +67,10 @@ def dfs(state: State) -> Move:
 
 
 def astar(state: State) -> Move:
-    """The first step of the shortest path that A* finds; with none, random-legal. Like bfs it keeps off the tail.
+    """The first step of the shortest path that A* finds; with none, random-legal.
 
-    The bound is the distance on the empty board. Of equal sums the cell farther along goes first.
+    Like bfs it keeps off body and tail. The bound is the distance on the empty board; of equal sums the cell
+    farther along goes first.
     """
     free = free_now(state, tail_free=False)
     queue: list[tuple[int, int, Cell, Move | None]] = [(0, 0, state.head, None)]
@@ -91,7 +88,7 @@ def astar(state: State) -> Move:
 
 
 def hamiltonian(state: State) -> Move:
-    """The next cell of a Hamiltonian cycle; bfs-safe where there is none or the snake does not lie along it."""
+    """The next cell of a Hamiltonian cycle; bfs-safe where there is none or the snake does not follow it."""
     return hamiltonian_move(state) or bfs_safe(state)
 
 
@@ -119,9 +116,9 @@ def check_policy(name: str) -> None:
 
 
 def apple_distance(state: State, cell: Cell) -> int:
-    """Steps from `cell` to the apple on the empty board: Manhattan distance, around the edges in wrap mode."""
+    """Steps from `cell` to the apple on the empty board: Manhattan distance, over the edges in wrap mode."""
     assert state.apple is not None
-    gaps = [abs(a - b) for a, b in zip(cell, state.apple)]
+    gaps = [abs(a - b) for a, b in zip(cell, state.apple, strict=True)]
     return sum(min(gap, state.grid_size - gap) if state.mode == "wrap" else gap for gap in gaps)
 
 

@@ -1,10 +1,11 @@
 """Search over one position: distances, shortest paths, reach, tail safety, and the set of optimal moves.
 
-Words used here. A cell is free *now* if neither obstacle nor body is on it; the tail's cell counts as free,
-because the tail leaves it in the next step (the apple never lies on it, so that step does not eat), unless
-the snake has length 2 and its tail is the neck. A path runs over cells that are free now; body that would have moved away by the time is not awaited. So every path
-found here can be walked as it stands. A position is tail-safe if the head can reach the tail's cell over free
-cells: a snake that can follow its own tail lives on. A tail next to the head counts as reached.
+Words used here. A cell is free *now* if neither obstacle nor body is on it. The tail's cell counts as free,
+because the tail leaves it in the next step: the apple never lies there, so that step does not eat. (In a
+snake of length 2 the tail is the neck, and its cell is not free.) A path runs over cells that are free now;
+body that would have moved away by the time is not awaited. So every path found here can be walked as it
+stands. A position is tail-safe if the head can reach the tail's cell over free cells: a snake that can follow
+its own tail lives on. A tail next to the head counts as reached.
 """
 
 from __future__ import annotations
@@ -34,18 +35,8 @@ def distances(state: State, start: Cell) -> dict[Cell, int]:
     return {cell: steps for steps, layer in enumerate(layers) for cell in as_cells(state.grid_size, layer)}
 
 
-def free_space(state: State, move: Move) -> int:
-    """How many cells the head could reach after a legal `move`, the cell it moves to included.
-
-    Counted over the cells free before the move, the tail's cell among them.
-    """
-    there = destination(state, state.head, move)
-    assert there is not None
-    return sum(layer.bit_count() for layer in _layers(state, bits(state.grid_size)[there], _free(state)))
-
-
 def shortest_path(state: State, tail_free: bool = True) -> list[Move] | None:
-    """A shortest path from the head to the apple, the first one in the order of `Move`; None if there is none.
+    """A shortest path from head to apple, the first one in the order of `Move`; None if there is none.
 
     With `tail_free` false the path keeps off the tail's cell too.
     """
@@ -58,13 +49,8 @@ def path_length(state: State) -> int | None:
     return len(layers) if layers else None
 
 
-def is_tail_safe(state: State) -> bool:
-    """Whether the head can reach the tail's cell over cells that are free now."""
-    return tail_distance(state, state.body) is not None
-
-
 def tail_distance(state: State, body: tuple[Cell, ...]) -> int | None:
-    """Steps from head to tail for a snake lying like `body` on this board; None if the tail is out of reach."""
+    """Steps from head to tail for a snake lying like `body` on this board; None if no path leads there."""
     table = bits(state.grid_size)
     tail = table[body[-1]]
     free = open_cells(state.grid_size, state.obstacles) & ~as_bits(state.grid_size, body) | tail
@@ -75,7 +61,7 @@ def tail_distance(state: State, body: tuple[Cell, ...]) -> int | None:
 
 
 def tail_distances(state: State) -> dict[Move, int]:
-    """Legal move -> steps from head to tail after it; moves that cut the head off from the tail are left out."""
+    """Legal move -> steps from head to tail after it; moves that cut the tail off are left out."""
     found = {}
     for move in legal_moves(state):
         there = destination(state, state.head, move)
@@ -87,9 +73,10 @@ def tail_distances(state: State) -> dict[Move, int]:
 
 
 def safe_first_moves(state: State) -> Iterator[Move]:
-    """The moves that begin a shortest path to the apple after which the snake is tail-safe, in order of `Move`.
+    """The moves that begin a shortest path to the apple after which the snake is tail-safe.
 
-    For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe path beyond them goes unseen.
+    They come in the order of `Move`. For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe
+    path beyond them goes unseen.
     """
     layers = _apple_layers(state)
     if not layers or not _may_be_safe(state, len(layers)):
@@ -101,16 +88,12 @@ def safe_first_moves(state: State) -> Iterator[Move]:
 
 
 def optimal_moves(state: State) -> frozenset[Move]:
-    """The moves that nobody could call worse than another by looking at shortest paths and tail safety.
+    """The moves that shortest paths and tail safety give no reason to call worse than another.
 
-    Those that begin a shortest tail-safe path to the apple; if there is none, those after which the tail stays
-    reachable; if there is none either, all legal moves.
+    Those that begin a shortest tail-safe path to the apple; if there is none, those after which the tail
+    stays reachable; if there is none either, all legal moves.
     """
-    return (
-        frozenset(safe_first_moves(state))
-        or frozenset(tail_distances(state))
-        or frozenset(legal_moves(state))
-    )
+    return frozenset(safe_first_moves(state)) or frozenset(tail_distances(state)) or frozenset(legal_moves(state))
 
 
 def body_after(state: State, path: list[Move]) -> tuple[Cell, ...]:
@@ -144,8 +127,9 @@ def _apple_layers(state: State, tail_free: bool = True) -> list[int]:
     """Layer k: the cells k steps from the apple, up to the last before the head; empty if no path exists."""
     if state.apple is None:
         return []
-    table, found = bits(state.grid_size), []
+    table = bits(state.grid_size)
     head = table[state.head]
+    found: list[int] = []
     for layer in _layers(state, table[state.apple], _free(state, tail_free) | head):
         if layer & head:
             return found
@@ -154,7 +138,7 @@ def _apple_layers(state: State, tail_free: bool = True) -> list[int]:
 
 
 def _shortest_paths(state: State, layers: list[int], first: Move | None = None) -> Iterator[list[Move]]:
-    """All shortest paths to the apple in the order of `Move`, only those that begin with `first` if it is given."""
+    """All shortest paths to the apple in the order of `Move`; with `first` those that begin with it."""
     table, neighbors, length = bits(state.grid_size), state.neighbors, len(layers)
     path: list[Move] = []
     stack: list[tuple[Cell, int, Move | None]] = [(state.head, 0, None)] if layers else []
@@ -171,7 +155,7 @@ def _shortest_paths(state: State, layers: list[int], first: Move | None = None) 
 
 
 def _may_be_safe(state: State, length: int) -> bool:
-    """False if a path of this length, itself left out, leaves the tail beyond the apple's reach: no path is safe."""
+    """False if no path of this length is tail-safe: even without it the tail is cut off from the apple."""
     if length > len(state.body):
         return True
     assert state.apple is not None

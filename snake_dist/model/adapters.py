@@ -50,9 +50,7 @@ PRESETS = {
 def _lora(size: AdapterSize, **options: Any) -> PeftConfig:
     from peft import LoraConfig
 
-    return LoraConfig(
-        r=size.rank, lora_alpha=size.alpha, lora_dropout=size.dropout, task_type="CAUSAL_LM", **options
-    )
+    return LoraConfig(r=size.rank, lora_alpha=size.alpha, lora_dropout=size.dropout, task_type="CAUSAL_LM", **options)
 
 
 def _rslora(size: AdapterSize, **options: Any) -> PeftConfig:

@@ -8,6 +8,7 @@ transformers' flash attention uses for the same purpose.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def packed_causal_attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     boundaries = cu_seq_lens_q.tolist()
     outputs = []
-    for start, end in zip(boundaries, boundaries[1:], strict=False):
+    for start, end in pairwise(boundaries):
         window = sliding_window if sliding_window is not None and sliding_window < end - start else None
         outputs.append(
             scaled_dot_product_attention(

@@ -82,7 +82,7 @@ def fill_ds_config(
         fixed = {key: value for key, value in scheduler.get("params", {}).items() if value != "auto"}
         if fixed:
             raise InputError(f"--ds: scheduler.params {fixed}: the run config owns the schedule: remove the block")
-    owned = {
+    owned: dict[tuple[str, ...], Any] = {
         ("train_batch_size",): global_batch_size,
         ("train_micro_batch_size_per_gpu",): micro_batch_size,
         ("gradient_accumulation_steps",): accumulation,
@@ -98,7 +98,7 @@ def fill_ds_config(
     for keys, value in owned.items():
         _fill(filled, keys, value)
     # The Hugging Face convention also leaves these to the framework: its values.
-    defaults = {
+    defaults: dict[tuple[str, ...], Any] = {
         ("optimizer", "params", "betas"): [0.9, 0.999],
         ("optimizer", "params", "eps"): 1e-8,
         ("zero_optimization", "reduce_bucket_size"): hidden_size**2,
@@ -106,7 +106,7 @@ def fill_ds_config(
         ("zero_optimization", "stage3_param_persistence_threshold"): 10 * hidden_size,
     }
     for keys, value in defaults.items():
-        block = filled
+        block: Any = filled
         for key in keys[:-1]:
             block = block.get(key, {})
         if block.get(keys[-1]) == "auto":

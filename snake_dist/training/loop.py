@@ -92,7 +92,7 @@ def check_training_config(config: TrainingConfig) -> None:
         raise InputError(f"--warmup-share {config.warmup_share}: at most 1")
 
 
-def train(
+def run_steps(
     engine: Any,
     dataset: TokenizedDataset,
     stream: ExampleStream,
@@ -136,7 +136,14 @@ def train(
 
 
 def training_step(
-    engine: Any, dataset: TokenizedDataset, ids: np.ndarray, share: Share, *, seed: int, step: int, collate: Collate
+    engine: Any,
+    dataset: TokenizedDataset,
+    ids: np.ndarray,
+    share: Share,
+    *,
+    seed: int,
+    step: int,
+    collate: Collate,
 ) -> torch.Tensor:
     """One optimizer step on the examples `ids`; this rank computes its micro-batches of them.
 
@@ -164,9 +171,7 @@ def training_step(
     return local
 
 
-def step_metrics(
-    engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor, step: int
-) -> Metrics:
+def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor, step: int) -> Metrics:
     """Loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each."""
     import torch
 

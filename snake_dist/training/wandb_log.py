@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import secrets
 import sys
@@ -57,7 +56,7 @@ class WandbLog:
             import wandb
 
             mode = self._config.wandb_mode
-            if mode in ("auto", "online") and not _has_key():
+            if mode in ("auto", "online") and not wandb.login(prompt=False):
                 if mode == "online":
                     print("W&B: no API key (run `wandb login`): logging offline", file=sys.stderr)
                 mode = "offline"
@@ -75,13 +74,7 @@ class WandbLog:
             while (call := self._calls.get()) is not None:
                 step, metrics = call
                 run.log(metrics, step=step)
-            run.finish(quiet=True)
+            run.finish()
         except Exception as problem:  # whatever W&B raises, the run itself goes on: metrics.jsonl has it all
             reason = " ".join(str(problem).split())
             print(f"W&B stopped logging ({type(problem).__name__}: {reason[:200]})", file=sys.stderr)
-
-
-def _has_key() -> bool:
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)

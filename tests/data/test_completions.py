@@ -70,11 +70,7 @@ def path_lengths(state: State) -> dict[str, int]:
     found = {}
     for name in DELTAS:
         there = neighbor(state, state.head, name)
-        if (
-            there is not None
-            and there not in blocked
-            and state.apple in (steps := reach(state, there, blocked))
-        ):
+        if there is not None and there not in blocked and state.apple in (steps := reach(state, there, blocked)):
             found[name] = 1 + steps[state.apple]
     return found
 
@@ -125,9 +121,7 @@ def check_metrics(state: State, text: str, to_apple: str) -> None:
     if len(state.body) > 1:
         heading = next(name for name in order if neighbor(state, state.body[1], name) == state.head)
     turned = {"straight": 0, "left": 3, "right": 1}
-    dangers = {
-        side: int(is_fatal(state, order[(order.index(heading) + k) % 4])) for side, k in turned.items()
-    }
+    dangers = {side: int(is_fatal(state, order[(order.index(heading) + k) % 4])) for side, k in turned.items()}
     assert ast.literal_eval(found["Danger assessment"]) == dangers
     free = {name.upper(): int(run) for name, run in re.findall(r"(\w+)(?:=|': )(\d+)", found["Free space"])}
     assert free == {name: straight_run(state, name) for name in DELTAS}
@@ -158,9 +152,7 @@ def check_compact(state: State, move: Move, text: str) -> None:
     surroundings, legal, across, along, decided = match.groups()
     assert decided == move.value
     assert legal.split() == [name[0] for name in ("UP", "DOWN", "LEFT", "RIGHT") if not is_fatal(state, name)]
-    dx, dy = (
-        0 if part == "-" else int(part[1:]) * (1 if part[0] in "RU" else -1) for part in (across, along)
-    )
+    dx, dy = (0 if part == "-" else int(part[1:]) * (1 if part[0] in "RU" else -1) for part in (across, along))
     assert re.fullmatch(r"-|[LR]\d+", across)
     assert re.fullmatch(r"-|[UD]\d+", along)
     check_offset(state, dx, dy)
@@ -197,9 +189,7 @@ def check(state: State, move: Move, policy: str) -> Iterator[str]:
         if style == "compact":
             check_compact(state, move, text)
         elif style == "sentence":
-            assert text.startswith(
-                f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n"
-            )
+            assert text.startswith(f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n")
             assert text.endswith(f"\n\nConclusion: The move is: {move.value}")
             check_metrics(state, text, " to apple")
         elif style == "board":

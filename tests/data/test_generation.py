@@ -32,9 +32,7 @@ LAUNCHER = Path(__file__).parents[2] / "launcher" / "generate_data.py"
 SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)
 
 
-def run(
-    directory: Path, config: GenerationConfig, workers: int = 1
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run(directory: Path, config: GenerationConfig, workers: int = 1) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(summary, lines) of a data set written to `directory`."""
     summary = generate(config, directory, workers=workers, show_progress=False)
     assert summary == json.loads((directory / "summary.json").read_text())
@@ -119,9 +117,7 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
     assert len(weak | lost) < 20
 
     def on_path(line: dict[str, Any]) -> bool:
-        return begins_shortest_path(
-            states[line["game_id"]][line["step"]], parse_reply(line["completion"]) or Move.UP
-        )
+        return begins_shortest_path(states[line["game_id"]][line["step"]], parse_reply(line["completion"]) or Move.UP)
 
     wanted = [line for line in lines if line["game_id"] not in weak | lost and on_path(line)]
     filters = replace(base, min_score=minimum, only_survived=True, only_shortest_path=True)
@@ -152,9 +148,7 @@ def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
     config = replace(SMALL, games=2, mode="obstacles", style="sentence")
     _, plain = run(tmp_path / "plain", config)
     summary, lines = run(tmp_path / "augmented", replace(config, augment_symmetries=True))
-    assert [
-        {k: v for k, v in line.items() if k != "symmetry"} for line in lines if line["symmetry"] == 0
-    ] == plain
+    assert [{k: v for k, v in line.items() if k != "symmetry"} for line in lines if line["symmetry"] == 0] == plain
     assert summary["lines"] == {**summary["lines"], "kept": len(plain), "written": 8 * len(plain)}
     states = {number: replay(tmp_path / "augmented", number)[0] for number in (1, 2)}
     for i in range(0, len(lines), 8):
@@ -188,9 +182,7 @@ def test_symmetries_are_the_eight_of_the_square_and_keep_the_rules() -> None:
 
 
 def test_a_game_can_be_stopped(tmp_path: Path) -> None:
-    summary, lines = run(
-        tmp_path / "out", replace(SMALL, policy="hamiltonian", grid_size=6, max_steps_per_game=7)
-    )
+    summary, lines = run(tmp_path / "out", replace(SMALL, policy="hamiltonian", grid_size=6, max_steps_per_game=7))
     assert summary["ends"]["step_cap"] == 6
     assert len(lines) == 42
     assert replay(tmp_path / "out", 6)[0][-1].steps == 7
@@ -199,9 +191,7 @@ def test_a_game_can_be_stopped(tmp_path: Path) -> None:
 def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
     for name in ("dev", "test"):
         seed = SEED_RANGES[name][0]
-        with pytest.raises(
-            InputError, match=f"seeds {seed - 1} to {seed + 4} are not all in the {name} range"
-        ):
+        with pytest.raises(InputError, match=f"seeds {seed - 1} to {seed + 4} are not all in the {name} range"):
             check_generation(replace(SMALL, seed=seed - 1, seed_range=name))
         with pytest.raises(InputError, match="not all in the train range: 0 to 999999999"):
             check_generation(replace(SMALL, seed=seed))
@@ -252,12 +242,8 @@ def test_an_output_directory_is_never_mixed_with_what_is_there(tmp_path: Path) -
             generate(SMALL, tmp_path / name, workers=1)
     with pytest.raises(InputError, match="workers 0"):
         generate(SMALL, tmp_path / "new", workers=0)
-    with pytest.raises(
-        InputError, match="no line of 6 games passes the filters min_score 24, only_survived True"
-    ):
-        generate(
-            replace(SMALL, policy="greedy", min_score=24, only_survived=True), tmp_path / "new", workers=1
-        )
+    with pytest.raises(InputError, match="no line of 6 games passes the filters min_score 24, only_survived True"):
+        generate(replace(SMALL, policy="greedy", min_score=24, only_survived=True), tmp_path / "new", workers=1)
     assert {path.name for path in tmp_path.iterdir()} == {"old", "file", "empty"}
     generate(SMALL, tmp_path / "empty", workers=1)
     assert (tmp_path / "empty" / "summary.json").exists()
@@ -315,9 +301,7 @@ def test_the_launcher_writes_the_public_layout_and_fails_in_one_line(tmp_path: P
     flags += ["--style", "short", "--max-steps-per-game", "20", "--random-move-rate", "0.5", "--workers", "1"]
     done = launch(tmp_path, *flags)
     assert (done.returncode, done.stderr) == (0, "")
-    (dataset,) = tmp_path.glob(
-        "logs/extensions/datasets/grid-size-6/heuristics_v0.04_*/greedy/GREEDY_dataset.jsonl"
-    )
+    (dataset,) = tmp_path.glob("logs/extensions/datasets/grid-size-6/heuristics_v0.04_*/greedy/GREEDY_dataset.jsonl")
     expected = GenerationConfig("greedy", 6, "wrap", 3, "short", 9, "train", 20, 0.5)
     generate(expected, tmp_path / "called", workers=1)
     assert dataset.read_bytes() == (tmp_path / "called" / dataset.name).read_bytes()

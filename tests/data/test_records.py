@@ -176,9 +176,7 @@ raw_lines = (
 
 
 @given(raw=raw_lines)
-def test_any_bytes_give_a_record_or_an_input_error(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
+def test_any_bytes_give_a_record_or_an_input_error(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
     path.write_bytes(raw)
     try:

@@ -103,9 +103,7 @@ def test_what_is_held_out_depends_on_keys_fraction_and_seed_only() -> None:
     more = held_out_games([*games, "b.jsonl#1"], 0.1, 3)
     assert len(held_out - more) <= 1
     code = "from snake_dist.data.splits import game_hash; print(game_hash('a.jsonl#7', 3))"
-    other = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True
-    )
+    other = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True)
     assert int(other.stdout) == game_hash("a.jsonl#7", 3)
 
 

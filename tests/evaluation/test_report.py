@@ -36,8 +36,7 @@ def episode(seed=0, score=0, legal=0, end="invalid_reply"):
 
 BASE = summarize([episode(seed) for seed in range(20)])
 ADAPTER = summarize(
-    [episode(seed, 3, 30, "self") for seed in range(12)]
-    + [episode(seed, 9, 80, "step_cap") for seed in range(8)]
+    [episode(seed, 3, 30, "self") for seed in range(12)] + [episode(seed, 9, 80, "step_cap") for seed in range(8)]
 )
 
 
@@ -91,7 +90,7 @@ def test_table_fits_and_aligns():
     text = " ".join(line[column:] for line in lines[4:])
     assert all(f"{end.value.replace('_', ' ')} 11" in text for end in End)
     assert lines[1].split()[:5] == ["base", "20", "0.00", "[0.00,", "0.00]"]
-    assert "self 12, step cap 8" in lines[2]
+    assert render_table({"adapter": ADAPTER}).endswith("self 12, step cap 8")
 
 
 def test_table_of_a_single_game_has_no_interval_for_apples():
@@ -110,9 +109,7 @@ def test_flat_names():
 
 def test_report_is_written_over_the_old_one(tmp_path):
     for players in ({"base": BASE}, {"base": BASE, "adapter": ADAPTER}):
-        path = write_report(
-            tmp_path / "new" / "folder", {"players": players, "state_bank": {}}, {"grid_size": 10}
-        )
+        path = write_report(tmp_path / "new" / "folder", {"players": players, "state_bank": {}}, {"grid_size": 10})
         assert json.loads(path.read_text()) == {
             "settings": {"grid_size": 10},
             "players": players,

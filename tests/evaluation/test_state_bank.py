@@ -71,9 +71,7 @@ def test_a_bank_that_cannot_be_filled_is_refused():
 
 def test_scores_of_known_players(bank):
     safe = score_bank(HeuristicPlayer(POLICIES["bfs-safe"]), bank)
-    assert [
-        safe[name]["value"] for name in ("optimal_set_rate", "optimal_choice_rate", "legal_move_rate")
-    ] == [1] * 3
+    assert [safe[name]["value"] for name in ("optimal_set_rate", "optimal_choice_rate", "legal_move_rate")] == [1] * 3
     random = score_bank(HeuristicPlayer(POLICIES["random-legal"]), bank)
     assert random["legal_move_rate"]["value"] == random["format_valid_rate"]["value"] == 1
     assert random["optimal_choice_rate"]["value"] < random["optimal_set_rate"]["value"] < 1

@@ -47,9 +47,7 @@ def test_mean_interval_needs_two_values():
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    st.lists(st.integers(0, 97), min_size=2, max_size=40) | st.integers(2, 60).map(lambda n: [0] * n + [1])
-)
+@given(st.lists(st.integers(0, 97), min_size=2, max_size=40) | st.integers(2, 60).map(lambda n: [0] * n + [1]))
 def test_mean_interval_is_finite_and_within_the_sample(values):
     low, high = bootstrap_mean_interval(values)
     assert min(values) <= low <= high <= max(values)
