@@ -25,8 +25,8 @@ class Play:
     """Games per player."""
     grid_size: int | None = None
     """N of the N x N board; default: the adapter's, else 10."""
-    mode: Literal["classic", "wrap", "obstacles"] | None = None
-    """Rules of the board; default: the adapter's, else classic."""
+    mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
+    """Rules of the board; auto: the adapter's, else classic."""
     max_steps: int = 0
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
     seed_range: Literal["train", "dev", "test"] = "test"
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     players, grid_size, mode = find_players(config.player, config.base_model, config.style)
     games = Games(
         config.grid_size or grid_size,
-        config.mode or mode,
+        mode if config.mode == "auto" else config.mode,
         game_seeds(config.games, config.seed_range),
         config.max_steps,
     )

@@ -73,18 +73,18 @@ def find_board(config: RunConfig) -> Board:
     Raises InputError if flags and data contradict each other.
     """
     play = config.play
+    grid_size, mode, style = (given if given != "auto" else None for given in (play.grid_size, play.mode, play.style))
     if not config.data.data:
-        return Board(play.grid_size or 10, play.mode or "classic", play.style or "compact")
+        return Board(grid_size or 10, mode or "classic", style or "compact")
     paths = resolve_paths(config.data.data)
-    prompt = next(read_records(paths, config.data.bad_lines)).prompt
-    seen = board_of(prompt)
+    seen = board_of(next(read_records(paths, config.data.bad_lines)).prompt)
     if seen is None:
-        return Board(play.grid_size or 10, play.mode or "classic", play.style)
-    style, grid_size, mode = seen
-    for flag, given, found in (("--grid-size", play.grid_size, grid_size), ("--mode", play.mode, mode)):
-        if given is not None and given != found:
+        return Board(grid_size or 10, mode or "classic", style)
+    style_seen, size_seen, mode_seen = seen
+    for flag, given, found in (("--grid-size", grid_size, size_seen), ("--mode", mode, mode_seen)):
+        if given not in (None, found):
             raise InputError(f"{flag} {given}, but the prompts in {paths[0]} are of {found}")
-    return Board(grid_size, mode, play.style or style)
+    return Board(size_seen, mode_seen, style or style_seen)
 
 
 def default_generation(board: Board, seed: int) -> GenerationConfig:

@@ -43,3 +43,43 @@ def tiny_llama(directory: Path, seed: int = 0, **overrides: Any) -> Path:
         torch.manual_seed(seed)
         LlamaForCausalLM(LlamaConfig(**shape | overrides)).save_pretrained(directory)
     return directory
+
+
+# One config per architecture users bring; sizes are the smallest that keep its peculiarities (grouped heads,
+# transposed Conv1D, ALiBi, fused projections).
+_GROUPED = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+}
+_PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 8},
+    "gemma": _GROUPED | {"head_dim": 8},
+    "mistral": _GROUPED | {"sliding_window": 6},
+    "phi": _GROUPED | {"num_key_value_heads": 4},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 2048},
+    "gpt_neox": _PLAIN | {"intermediate_size": 64, "max_position_embeddings": 2048},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "falcon": _PLAIN | {"multi_query": True, "new_decoder_architecture": False},
+    "opt": _PLAIN | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 2048},
+}
+
+
+def tiny_model(directory: Path, family: str) -> Path:
+    """Save a random fp32 model of this architecture and the tiny tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
+    ids = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.2, **SHAPES[family], **ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    return directory

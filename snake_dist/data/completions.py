@@ -18,7 +18,7 @@ from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import fatal_reason, legal_moves
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import apple_distance
-from snake_dist.heuristics.search import distances, path_length, tail_distances
+from snake_dist.heuristics.search import distances, tail_distances
 
 _V004_ORDER = (Move.UP, Move.RIGHT, Move.DOWN, Move.LEFT)
 
@@ -53,10 +53,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
 
 def begins_shortest_path(state: State, move: Move) -> bool:
     """Whether a shortest path to the apple (see `heuristics.search`) starts with `move`."""
-    there, length = destination(state, state.head, move), path_length(state)
-    if there is None or length is None or state.apple is None:
-        return False
-    return distances(state, state.apple).get(there) == length - 1
+    return move in _shortest_first_moves(state)[0]
 
 
 def apple_offset(state: State) -> Cell:
@@ -88,11 +85,20 @@ def heading(state: State) -> Move:
 
 def _reason(state: State, move: Move) -> tuple[str, str]:
     """(headline, rationale) of the board and short styles."""
-    if begins_shortest_path(state, move):
-        return f"Found path to apple ({path_length(state)} steps)", "Shortest path to apple"
-    length = path_length(state)
+    first_moves, length = _shortest_first_moves(state)
+    if move in first_moves:
+        return f"Found path to apple ({length} steps)", "Shortest path to apple"
     headline = "No path to apple" if length is None else f"Not on shortest path to apple ({length} steps)"
     return headline, "Tail stays reachable" if move in tail_distances(state) else "Legal move"
+
+
+def _shortest_first_moves(state: State) -> tuple[set[Move], int | None]:
+    """(the moves that begin a shortest path to the apple, its length); no moves and None if there is no path."""
+    assert state.apple is not None
+    to_apple = distances(state, state.apple)
+    lengths = {move: 1 + to_apple[there] for move, there in state.neighbors[state.head] if there in to_apple}
+    shortest = min(lengths.values(), default=None)
+    return {move for move, length in lengths.items() if length == shortest}, shortest
 
 
 def _metrics(state: State, style: str) -> str:

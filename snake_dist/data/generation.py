@@ -1,7 +1,7 @@
 """Plays heuristic games on all cores and writes them as training data: the same bytes for the same config.
 
 The output directory holds `{POLICY}_dataset.jsonl`, one line a move, `game_N.json`, enough to replay game N,
-and `summary.json`. Worker processes write chunks of games to part files, joined in the order of the games: a few
+and `summary.json`. Worker processes write chunks of games to part files, joined in the order of the games: few
 chunks are under way at a time, on disk and not in memory.
 """
 

@@ -160,7 +160,7 @@ def _parse(raw: bytes, file: str, number: int, max_line_bytes: int) -> Record:
     except UnicodeDecodeError as error:
         raise _BadLine("invalid UTF-8", f" at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        raise _BadLine("torn or invalid JSON", f": {error.msg} at column {error.colno}") from None
+        raise _BadLine("torn or invalid JSON", f": {error.msg}, column {error.colno}") from None
     except (ValueError, RecursionError):
         # A number of thousands of digits, or brackets nested deeper than the parser goes.
         raise _BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None

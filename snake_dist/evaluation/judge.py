@@ -32,10 +32,10 @@ class PlayConfig:
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""
-    mode: Literal["classic", "wrap", "obstacles"] | None = None
-    """Rules of the board; default: those of the training data, classic for generated data."""
-    style: Literal["sentence", "board", "short", "compact"] | None = None
-    """How a position is put to the model; default: as in the training data."""
+    mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
+    """Rules of the board; auto: those of the training data, classic for generated data."""
+    style: Literal["auto", "sentence", "board", "short", "compact"] = "auto"
+    """How a position is put to the model; auto: as in the training data, compact for generated data."""
 
 
 def check_play_config(config: PlayConfig) -> None:

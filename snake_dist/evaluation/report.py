@@ -51,9 +51,9 @@ def summarize(episodes: Sequence[Episode], seconds: float | None = None) -> dict
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of a summary under W&B names: path joined by "/", ci95 as two numbers, None left out.
+    """All numbers of a tree of results under W&B names: path joined by "/", ci95 as two, None left out.
 
-    `flatten(summary, "play/adapter")` has `play/adapter/apples/mean`, `play/adapter/apples/ci95_low`, ...
+    `flatten(results, "play")` has `play/players/adapter/apples/mean`, `play/players/adapter/apples/ci95_low`, ...
     """
     flat: dict[str, float] = {}
     for key, value in tree.items():

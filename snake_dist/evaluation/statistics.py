@@ -33,21 +33,26 @@ def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval 
         return None
     if min(values) == max(values):
         return float(values[0]), float(values[0])
-    return _bootstrap((values,), lambda sample, axis: sample.mean(axis=axis), seed)
+    return _bootstrap((values,), lambda sample, axis: sample.mean(axis=axis), "BCa", seed)
 
 
 def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: int = 0) -> Interval | None:
     """Interval for a rate per reply, pooled over games: sum(successes) / sum(replies), one entry a game each.
 
-    Replies of one game are not independent. So whole games are resampled (bootstrap of the ratio), and the
-    result is the hull of that interval and Wilson's over all replies: Wilson's alone is too narrow where the
-    rate differs between games, the bootstrap alone with few games. With one game, or a rate of 0
-    or 1, where resampling shows no spread, it is Wilson's. None without replies.
+    Replies of one game are not independent. So whole games are resampled (percentile bootstrap of the ratio),
+    and the result is the hull of that interval and Wilson's over all replies: Wilson's alone is too narrow
+    where the rate differs between games, the bootstrap alone with few games. With one game, or where all games
+    have the same rate (0 or 1, say) and so resampling shows no spread, it is Wilson's. None without replies.
     """
     wilson = wilson_interval(sum(successes), sum(replies))
-    if wilson is None or len(replies) < 2 or sum(successes) in (0, sum(replies)):
+    if wilson is None or len(replies) < 2:
         return wilson
-    low, high = _bootstrap((successes, replies), lambda s, r, axis: s.sum(axis=axis) / r.sum(axis=axis), seed)
+
+    def pooled(legal: Any, asked: Any, axis: int) -> Any:
+        return legal.sum(axis=axis) / asked.sum(axis=axis)
+
+    # Not BCa: it is undefined where all games have the same rate.
+    low, high = _bootstrap((successes, replies), pooled, "percentile", seed)
     return min(low, wilson[0]), max(high, wilson[1])
 
 
@@ -65,7 +70,7 @@ def as_json(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, seed: int) -> Interval:
+def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, method: str, seed: int) -> Interval:
     import numpy as np
     from scipy.stats import bootstrap
 
@@ -76,7 +81,7 @@ def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, seed: int) 
         batch=500,  # bounds memory: 500 resamples of all values at a time
         paired=len(samples) > 1,
         confidence_level=CONFIDENCE,
-        method="BCa",
+        method=method,
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)

@@ -129,29 +129,28 @@ def _draw_obstacles(grid_size: int, start: Cell, rng: int) -> tuple[int, frozens
     free neighbours and can be reached: no apple then lies in a dead end.
     """
     wanted = round(OBSTACLE_SHARE * grid_size**2)
-    obstacles: frozenset[Cell] = frozenset()
-    candidates = [
-        (x, y) for x in range(grid_size) for y in range(grid_size) if abs(x - start[0]) + abs(y - start[1]) > 1
-    ]
+    board = State(grid_size, "classic", body=(start,), apple=None, obstacles=frozenset(), rng=rng)
+    open_to = {cell: {there for _, there in reached} for cell, reached in board.neighbors.items()}
+    candidates = [cell for cell in open_to if cell != start and cell not in open_to[start]]
+    obstacles: set[Cell] = set()
     while candidates and len(obstacles) < wanted:
         rng, index = random_below(rng, len(candidates))
-        tried = obstacles | {candidates.pop(index)}
-        board = State(grid_size, "obstacles", body=(start,), apple=None, obstacles=tried, rng=0)
-        if _is_open(board, start):
-            obstacles = tried
-    return rng, obstacles
+        tried = candidates.pop(index)
+        if all(len(open_to[there]) > 2 for there in open_to[tried]) and _is_bypassed(open_to, tried):
+            obstacles.add(tried)
+            for there in open_to.pop(tried):
+                open_to[there].remove(tried)
+    return rng, frozenset(obstacles)
 
 
-def _is_open(board: State, start: Cell) -> bool:
-    table = {
-        cell: [there for move in Move if (there := destination(board, cell, move)) is not None]
-        for cell in [start, *board.free_cells()]
-    }
-    if any(len(reached) < 2 for reached in table.values()):
-        return False
-    seen, queue = {start}, [start]
+def _is_bypassed(open_to: dict[Cell, set[Cell]], tried: Cell) -> bool:
+    """Whether the neighbours of `tried` reach each other without it, so that the board stays in one piece."""
+    queue = [min(open_to[tried])]
+    seen = {tried, queue[0]}
     for cell in queue:
-        new = [there for there in table[cell] if there not in seen]
-        seen.update(new)
+        new = open_to[cell] - seen
+        seen |= new
         queue.extend(new)
-    return len(seen) == len(table)
+        if open_to[tried] <= seen:
+            return True
+    return False

@@ -147,17 +147,17 @@ def _json_move(text: str) -> tuple[str | None, str]:
 
 
 _SENTENCE_PROMPT = re.compile(
-    r"You are playing Snake on a (?P<size>\d+)x(?P=size) grid\..*?"
-    r"- Snake head position: \((?P<x>\d+), (?P<y>\d+)\)\n.*?- Snake length: (?P<length>\d+)\n",
+    r"You are playing Snake on a (?P<size>\d{1,2})x(?P=size) grid\..*?"
+    r"- Snake head position: \((?P<x>\d{1,2}), (?P<y>\d{1,2})\)\n.*?- Snake length: (?P<length>\d{1,4})\n",
     re.DOTALL,
 )
 _SHORT_PROMPT = re.compile(
-    r"Snake on (?P<size>\d+)x(?P=size) grid\.\n(?:Mode: [^\n]*\n)?"
-    r"Head: \[(?P<x>\d+), (?P<y>\d+)\], Apple: [^\n]*, Length: (?P<length>\d+)\.\n"
+    r"Snake on (?P<size>\d{1,2})x(?P=size) grid\.\n(?:Mode: [^\n]*\n)?"
+    r"Head: \[(?P<x>\d{1,2}), (?P<y>\d{1,2})\], Apple: [^\n]*, Length: (?P<length>\d{1,4})\.\n"
 )
 _COMPACT_PROMPT = re.compile(
-    r"(?:grid (?P<size>\d+) )?(?:wrap |obstacles )?head (?P<head>\d+) apple \d+ body (?P<body>-|\d+(?:-\d+)*)"
-    r"(?: blocks (?:-|\d+(?:-\d+)*))?\Z"
+    r"(?:grid (?P<size>\d{1,2}) )?(?:wrap |obstacles )?head (?P<head>(?:\d\d){1,2}) apple \d+ "
+    r"body (?P<body>-|\d+(?:-\d+)*)(?: blocks (?:-|\d+(?:-\d+)*))?\Z"
 )
 
 
@@ -171,7 +171,7 @@ def starts_game(prompt: str) -> bool | None:
     if match := _COMPACT_PROMPT.match(prompt):
         size, head = int(match["size"] or _COMPACT_DEFAULT_GRID_SIZE), match["head"]
         width = len(head) // 2
-        return match["body"] == "-" and (int(head[:width] or -1), int(head[width:])) == (size // 2, size // 2)
+        return match["body"] == "-" and (int(head[:width]), int(head[width:])) == (size // 2, size // 2)
     match = _SENTENCE_PROMPT.match(prompt) or _SHORT_PROMPT.match(prompt + "\n")
     if match is None:
         return None

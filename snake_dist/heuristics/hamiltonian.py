@@ -18,6 +18,8 @@ from itertools import pairwise
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import fatal_reason
 
+TAIL_MARGIN = 3
+"""Slots that a shortcut leaves between head and tail, at least 2: in a snake of length 2 the tail is the neck."""
 _SHARED_SLOT = ((0, 0), (1, 1))
 
 
@@ -28,11 +30,11 @@ def hamiltonian_move(state: State) -> Move | None:
 
 
 def shortcut_move(state: State) -> Move | None:
-    """The legal move that goes farthest along the cycle and passes neither tail nor apple; None as above.
+    """The legal move that goes farthest along the cycle, not past the apple and not near the tail; None as above.
 
     The body then still lies in the cycle's order, so that going on slot by slot stays possible at any time.
-    Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for.
-    Nor is one taken while the apple is in the shared slot of an odd board, where the tail must not be too.
+    Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for. Nor is
+    one taken while the apple is in the shared slot of an odd board, where the tail must not be as well.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
     if not slots or not _lies_in_order(state, slots, count):
@@ -41,8 +43,8 @@ def shortcut_move(state: State) -> Move | None:
     if 2 * len(state.body) >= count or (count < len(slots) and state.apple in _SHARED_SLOT):
         return _next_slot_move(state, slots, count)
     here = slots[state.head]
-    # At most count - 2, so that a snake of length 2 never has its neck on the next slot.
-    limit = min((slots[state.apple] - here) % count, (slots[state.body[-1]] - here) % count or count, count - 2)
+    to_tail = (slots[state.body[-1]] - here) % count or count
+    limit = max(1, min((slots[state.apple] - here) % count, to_tail - TAIL_MARGIN))
     ahead = {
         move: gap
         for move, there in state.neighbors[state.head]

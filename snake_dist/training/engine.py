@@ -26,6 +26,18 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
+def take_step(engine: Any) -> None:
+    """`engine.step()`: an optimizer step if this was the last micro-batch, else bookkeeping only."""
+    import torch
+
+    is_plain = not hasattr(engine.optimizer, "_global_grad_norm")
+    if is_plain and engine.is_gradient_accumulation_boundary():
+        # Without ZeRO, in fp32, DeepSpeed clips but forgets the norm: leave it where its getter looks.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+    engine.step()
+
+
 def gradient_norm(engine: Any) -> float | None:
     """2-norm of the last step's gradient before clipping; None where DeepSpeed skipped the step."""
     norm = engine.get_global_grad_norm()

@@ -14,7 +14,7 @@ from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
 from snake_dist.errors import InputError
-from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate
+from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate, take_step
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.schedule import learning_rate_at
 
@@ -165,7 +165,7 @@ def training_step(
         micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
         # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
         engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
-        engine.step()
+        take_step(engine)
         local[0] += micro_loss.detach()
         local[1] += 0 if is_empty else batch.input_ids_BT.numel()
     return local

@@ -14,17 +14,6 @@ from tests.tiny_models import tiny_llama, tiny_tokenizer
 MAX_NEW_TOKENS = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices this small are slower on several threads, and much slower on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("llama")))

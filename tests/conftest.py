@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import tiny_llama
+
+# Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+# DeepSpeed's compiled extensions stay where they are: each would take half a minute to build again.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path("~/.cache/torch_extensions").expanduser()))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Tests never read or write the user's cache, but for the converted embedded model."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("tiny-llama"))

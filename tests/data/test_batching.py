@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snake_dist.data.batching import ExampleStream, accumulation_steps, micro_batches, num_steps_for
+from snake_dist.errors import InputError
+
+
+def stream(num_examples: int, epochs: float, batch: int, seed: int = 0) -> ExampleStream:
+    return ExampleStream(np.arange(100, 100 + num_examples), seed, batch, round(num_examples * epochs))
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 16))
+def test_every_epoch_shows_every_example_once(num_examples, epochs, batch):
+    steps = num_steps_for(num_examples, epochs, batch)
+    shown = stream(num_examples, epochs, batch)
+    seen = np.concatenate([shown.step_examples(step) for step in range(steps)])
+    assert len(seen) == num_examples * epochs
+    for epoch in range(epochs):
+        one = seen[epoch * num_examples : (epoch + 1) * num_examples]
+        assert sorted(one) == list(range(100, 100 + num_examples))
+
+
+def test_a_step_is_a_function_of_seed_and_step_alone():
+    asked_in_order = stream(10, 3, 4)
+    in_order = [asked_in_order.step_examples(step).tolist() for step in range(7)]
+    for step in (6, 0, 3):
+        assert stream(10, 3, 4).step_examples(step).tolist() == in_order[step]
+    assert stream(10, 3, 4, seed=1).step_examples(0).tolist() != in_order[0]
+    assert in_order[0] != in_order[2][2:] + in_order[3][:2]  # the second epoch has an order of its own
+
+
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=48),
+    st.sampled_from([(1, 4), (2, 2), (4, 1)]),
+)
+def test_ranks_share_a_step_without_loss_or_overlap(lengths, split):
+    world_size, accumulation = split
+    lengths = np.array(lengths)
+    ids = np.arange(len(lengths))
+    size = -(-len(ids) // 4)
+    dealt = [
+        micro_batches(ids, lengths, micro_batch_size=size, rank=rank, world_size=world_size, accumulation=accumulation)
+        for rank in range(world_size)
+    ]
+    flat = [example for rank in dealt for micro in rank for example in micro.tolist()]
+    assert sorted(flat) == ids.tolist()
+    assert all(len(rank) == accumulation and all(len(micro) <= size for micro in rank) for rank in dealt)
+    # Which examples share a micro-batch does not depend on the number of ranks.
+    one = micro_batches(ids, lengths, micro_batch_size=size, rank=0, world_size=1, accumulation=4)
+    interleaved = [dealt[index % world_size][index // world_size].tolist() for index in range(4)]
+    assert interleaved == [micro.tolist() for micro in one]
+
+
+def test_micro_batches_are_balanced_in_tokens():
+    lengths = np.random.default_rng(0).integers(20, 200, size=64)
+    tokens = [
+        lengths[micro].sum()
+        for micro in micro_batches(np.arange(64), lengths, micro_batch_size=8, rank=0, world_size=1, accumulation=8)
+    ]
+    assert max(tokens) < 1.1 * min(tokens)
+
+
+def test_sizes_that_do_not_divide_are_named():
+    assert accumulation_steps(32, 2, 4) == 4
+    with pytest.raises(InputError, match="--global-batch-size 30 is not divisible by 4 ranks x --micro-batch-size 2"):
+        accumulation_steps(30, 2, 4)

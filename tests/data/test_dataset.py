@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from snake_dist.data.dataset import TokenizedDataset, open_dataset
+from snake_dist.data.packing import IGNORED, Example, pack, pad, shifted_labels
+from snake_dist.data.tokenization import encode_prompt, hash_prompt, tokenize
+from snake_dist.errors import InputError
+from snake_dist.game.rules import SEED_RANGES
+from snake_dist.model.base import load_tokenizer
+from tests.tiny_models import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(str(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def lines(num_games=10, per_game=3, **more):
+    return [
+        {"prompt": f"head {game}{step}", "completion": f"Move: UP {'x' * step}", "game_id": game, **more}
+        for game in range(num_games)
+        for step in range(per_game)
+    ]
+
+
+def opened(patterns, tokenizer, cache, bad_lines="stop"):
+    return open_dataset(patterns, tokenizer, bad_lines=bad_lines, for_training=True, cache=cache)
+
+
+def test_an_example_is_prompt_completion_and_end_of_sequence(tmp_path, tokenizer):
+    path = write(tmp_path / "a.jsonl", lines())
+    dataset = opened((path,), tokenizer, tmp_path / "cache")
+    assert len(dataset) == 30
+    example = dataset[4]
+    prompt = encode_prompt(tokenizer, "head 11")
+    assert example.input_ids[: example.num_prompt_tokens].tolist() == prompt
+    assert tokenizer.decode(example.input_ids) == "head 11\nMove: UP x<eos>"
+    assert example.num_loss_tokens == len("Move: UP x") + 1 == dataset.num_loss_tokens[4]
+    assert dataset.lengths[4] == len(example.input_ids)
+    assert dataset.place(4) == f"{path}:5"
+    assert hash_prompt("head 11") in dataset.prompt_hashes
+    assert hash_prompt("head 111") not in dataset.prompt_hashes
+
+
+def test_split_is_by_game(tmp_path, tokenizer):
+    dataset = opened((write(tmp_path / "a.jsonl", lines()),), tokenizer, tmp_path / "cache")
+    train, held_out = dataset.split(0.25, seed=0)
+    assert sorted([*train, *held_out]) == list(range(30))
+    assert len(held_out) == 9  # 3 of 10 games
+    assert {i // 3 for i in train}.isdisjoint({i // 3 for i in held_out})
+
+
+def test_a_data_set_is_tokenized_once(tmp_path, tokenizer, monkeypatch):
+    path = write(tmp_path / "a.jsonl", lines())
+    first = opened((path,), tokenizer, tmp_path / "cache")
+    monkeypatch.setattr("snake_dist.data.tokenization._write_tokens", None)  # would raise
+    assert opened((path,), tokenizer, tmp_path / "cache").fingerprint == first.fingerprint
+    write(tmp_path / "a.jsonl", lines(num_games=11))
+    with pytest.raises(TypeError):
+        opened((path,), tokenizer, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # nothing half-written stays
+
+
+def test_bad_lines_stop_or_are_counted(tmp_path, tokenizer):
+    path = write(tmp_path / "a.jsonl", lines(num_games=2))
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"prompt": "torn\n')
+    with pytest.raises(InputError, match=r"a\.jsonl:7: torn or invalid JSON"):
+        opened((path,), tokenizer, tmp_path / "cache")
+    dataset = opened((path,), tokenizer, tmp_path / "cache", bad_lines="skip")
+    assert len(dataset) == 6
+    assert dataset.meta["skipped_lines"] == {"torn or invalid JSON": 1}
+
+
+def test_over_long_examples_stop_or_are_left_out(tmp_path, tokenizer):
+    dataset = opened((write(tmp_path / "a.jsonl", lines(num_games=2)),), tokenizer, tmp_path / "cache")
+    ids = dataset.all_examples()
+    limit = int(dataset.lengths[1])
+    with pytest.raises(InputError, match=rf"a\.jsonl:3: {limit + 1} tokens.*--sequence-length {limit} \(2 of 6"):
+        dataset.not_longer_than(ids, limit, "stop")
+    assert dataset.not_longer_than(ids, limit, "skip").tolist() == [0, 1, 3, 4]
+    with pytest.raises(InputError, match="no example"):
+        dataset.not_longer_than(ids, 3, "skip")
+
+
+def test_games_reserved_for_judging_are_not_trained_on(tmp_path, tokenizer):
+    path = write(tmp_path / "a.jsonl", lines(seed=SEED_RANGES["test"][0]))
+    with pytest.raises(InputError, match="test seed"):
+        opened((path,), tokenizer, tmp_path / "cache")
+    paths = [tmp_path / "a.jsonl"]
+    judged = tokenize(paths, tokenizer, bad_lines="stop", for_training=False, cache=tmp_path / "cache")
+    assert len(TokenizedDataset(judged)) == 30
+
+
+def test_labels_are_the_next_tokens_of_completion_and_eos():
+    example = Example(np.array([5, 6, 7, 8]), num_prompt_tokens=2)
+    assert shifted_labels(example).tolist() == [IGNORED, 7, 8, IGNORED]
+    without_prompt = Example(np.array([5, 6]), num_prompt_tokens=0)
+    assert shifted_labels(without_prompt).tolist() == [6, IGNORED]
+
+
+def test_packed_and_padded_hold_the_same_tokens():
+    examples = [Example(np.array([5, 6, 7]), 1), Example(np.array([8, 9]), 1)]
+    packed, padded = pack(examples), pad(examples)
+    assert packed.input_ids_BT.tolist() == [[5, 6, 7, 8, 9]]
+    assert packed.position_ids_BT.tolist() == [[0, 1, 2, 0, 1]]
+    assert packed.labels_BT.tolist() == [[6, 7, IGNORED, 9, IGNORED]]
+    assert packed.boundaries.tolist() == [0, 3, 5]
+    assert padded.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert padded.attention_mask_BT.tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert padded.labels_BT.tolist() == [[6, 7, IGNORED], [9, IGNORED, IGNORED]]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import typing
+
+import pytest
+
+from snake_dist.errors import InputError
+from snake_dist.model.adapters import ADAPTERS, PRESETS, AdapterConfig, AdapterSize, adapter_size, attach
+from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base
+
+
+def test_presets_and_overrides():
+    assert adapter_size(AdapterConfig(preset="lightweight")) == AdapterSize(8, 16, 0.1)
+    assert adapter_size(AdapterConfig()) == AdapterSize(16, 32, 0.05)
+    assert adapter_size(AdapterConfig(preset="high_capacity", alpha=5, dropout=0)) == AdapterSize(32, 5, 0)
+
+
+def test_help_lists_what_the_tables_hold():
+    hints = typing.get_type_hints(AdapterConfig)
+    assert typing.get_args(hints["adapter"]) == tuple(ADAPTERS)
+    assert typing.get_args(hints["preset"]) == tuple(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AdapterConfig(adapter="lroa"), "'lroa'.*lora, rslora, dora"),  # type: ignore[arg-type]
+        (AdapterConfig(preset="big"), "'big'.*lightweight, balanced, high_capacity"),  # type: ignore[arg-type]
+        (AdapterConfig(rank=0), "--rank 0"),
+        (AdapterConfig(alpha=float("nan")), "--alpha nan"),
+        (AdapterConfig(dropout=1.0), "--dropout 1"),
+    ],
+)
+def test_impossible_values_are_named(config, message):
+    with pytest.raises(InputError, match=message):
+        adapter_size(config)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_adapter_starts_as_the_base(llama_dir, adapter):
+    import torch
+
+    tokens = torch.arange(10)[None]
+    base = load_base(str(llama_dir), "float32")
+    with torch.inference_mode():
+        expected = base(tokens).logits
+        adapted = attach(base, AdapterConfig(adapter=adapter)).eval()
+        assert torch.allclose(adapted(tokens).logits, expected, atol=1e-5)
+
+
+def test_unknown_target_modules_name_the_layers_there_are(llama_dir):
+    with pytest.raises(InputError, match="--target-modules query: .*k_proj, lm_head, o_proj, q_proj"):
+        attach(load_base(str(llama_dir), "float32"), AdapterConfig(target_modules=("query",)))
+
+
+def test_target_modules_can_be_chosen(llama_dir):
+    adapted = attach(load_base(str(llama_dir), "float32"), AdapterConfig(target_modules=("q_proj",)))
+    assert {name.split(".")[-4] for name, p in adapted.named_parameters() if p.requires_grad} == {"q_proj"}
+
+
+def test_base_that_cannot_be_found_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"--base-model 'no/such-model' cannot be found.*smollm2-135m"):
+        find_base(ModelConfig("no/such-model"))
+    with pytest.raises(InputError, match="cannot be found"):
+        find_base(ModelConfig(str(tmp_path)))
+
+
+def test_base_that_does_not_generate_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(InputError, match="'t5', which is no causal language model"):
+        find_base(ModelConfig(str(tmp_path)))
+
+
+def test_dtype_follows_flag_and_file():
+    assert choose_dtype("float32", {"bf16": {"enabled": "auto"}}) == "float32"
+    assert choose_dtype("auto", {"fp16": {"enabled": True}}) == "float16"
+    for flag, block in (("float32", "bf16"), ("bfloat16", "fp16")):
+        with pytest.raises(InputError, match=f"--base-dtype {flag} contradicts"):
+            choose_dtype(flag, {block: {"enabled": True}})
+    with pytest.raises(InputError, match="disables bf16"):
+        choose_dtype("bfloat16", {"bf16": {"enabled": False}})
