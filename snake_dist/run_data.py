@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
@@ -23,6 +23,8 @@ from snake_dist.run_config import RunConfig
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
+
+Value = TypeVar("Value")
 
 # The default teacher's lines: early and middle game, with positions the teacher itself would not get into.
 DEFAULT_GAMES = 128
@@ -73,18 +75,26 @@ def find_board(config: RunConfig) -> Board:
     Raises InputError if flags and data contradict each other.
     """
     play = config.play
-    grid_size, mode, style = (given if given != "auto" else None for given in (play.grid_size, play.mode, play.style))
+    mode = None if play.mode == "auto" else play.mode
+    style = None if play.style == "auto" else play.style
     if not config.data.data:
-        return Board(grid_size or 10, mode or "classic", style or "compact")
+        return Board(play.grid_size or 10, mode or "classic", style or "compact")
     paths = resolve_paths(config.data.data)
     seen = board_of(next(read_records(paths, config.data.bad_lines)).prompt)
     if seen is None:
-        return Board(grid_size or 10, mode or "classic", style)
+        return Board(play.grid_size or 10, mode or "classic", style)
     style_seen, size_seen, mode_seen = seen
-    for flag, given, found in (("--grid-size", grid_size, size_seen), ("--mode", mode, mode_seen)):
-        if given not in (None, found):
-            raise InputError(f"{flag} {given}, but the prompts in {paths[0]} are of {found}")
-    return Board(size_seen, mode_seen, style or style_seen)
+    return Board(
+        _agreeing("--grid-size", play.grid_size, size_seen, paths[0]),
+        _agreeing("--mode", mode, mode_seen, paths[0]),
+        style or style_seen,
+    )
+
+
+def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
+    if given not in (None, seen):
+        raise InputError(f"{flag} {given}, but the prompts in {path} are of {seen}")
+    return seen
 
 
 def default_generation(board: Board, seed: int) -> GenerationConfig:

@@ -3,7 +3,7 @@
 sentence, board and short have the shape and wording of the public v0.04 data; compact names for each
 direction the cell it leads to and what is there, in few tokens, for small models:
 
-    U 37 free, D 35 free, L 26 free, R 46 body. ok U D L. apple R6 -. Move: UP
+    U37 D35 L26 R46 body. ok U D L. apple R6 -. Move: UP
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
@@ -129,8 +129,8 @@ def _dangers(state: State) -> dict[str, int]:
 
 
 def _surroundings(state: State) -> str:
-    """`U 37 free, D 35 free, L 26 free, R 46 body`: what each of the four moves leads to."""
-    return ", ".join(f"{move.value[0]} {_what_is_there(state, move)}" for move in Move)
+    """`U37 D35 L26 R46 body`: the cell each of the four moves leads to, and what is there unless it is free."""
+    return " ".join(f"{move.value[0]}{_what_is_there(state, move)}" for move in Move)
 
 
 def _what_is_there(state: State, move: Move) -> str:
@@ -139,7 +139,7 @@ def _what_is_there(state: State, move: Move) -> str:
     if state.mode == "wrap":
         x, y = x % n, y % n
     elif not (0 <= x < n and 0 <= y < n):
-        return "wall"
+        return " wall"
     there, body = (x, y), state.body
     if there in state.obstacles:
         what = "block"
@@ -150,7 +150,7 @@ def _what_is_there(state: State, move: Move) -> str:
     elif there in body:
         what = "tail" if there == body[-1] else "body"
     else:
-        what = "free"
+        return format_cell(there, n)
     return f"{format_cell(there, n)} {what}"
 
 

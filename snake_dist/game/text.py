@@ -141,7 +141,7 @@ def _json_move(text: str) -> tuple[str | None, str]:
         pairs = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
         return None, ""
-    moves = [(key, value) for key, value in pairs if key.lower() == "move"]
+    moves = [(key, value) for key, value in pairs if key == "move"]
     rest = "\n".join(str(value) for key, value in pairs if key != "move")
     return (moves[0][1], rest) if moves in [[("move", move.value)] for move in Move] else (None, rest)
 

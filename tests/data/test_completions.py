@@ -156,14 +156,14 @@ def check_compact(state: State, move: Move, text: str) -> None:
     assert re.fullmatch(r"-|[LR]\d+", across)
     assert re.fullmatch(r"-|[UD]\d+", along)
     check_offset(state, dx, dy)
-    facts = surroundings.split(", ")
-    assert [fact[0] for fact in facts] == ["U", "D", "L", "R"]
-    for name, fact in zip(("UP", "DOWN", "LEFT", "RIGHT"), facts, strict=True):
+    facts = re.fullmatch(r"U(\S* ?\S*) D(\S* ?\S*) L(\S* ?\S*) R(\S* ?\S*)", surroundings)
+    assert facts
+    for name, fact in zip(("UP", "DOWN", "LEFT", "RIGHT"), facts.groups(), strict=True):
         there = neighbor(state, state.head, name)
         if there is None:
-            assert fact == f"{name[0]} wall"
+            assert fact == " wall"
             continue
-        _, cell, what = fact.split(" ")
+        cell, what = fact.split(" ") if " " in fact else (fact, "free")
         # The prompt names the head: the same notation must name this cell.
         as_head = State(state.grid_size, "classic", (there,), (0, 0), frozenset(), 0)
         shown = re.search(r"head (\d+) ", render_prompt(as_head, "compact"))

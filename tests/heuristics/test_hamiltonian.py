@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snake_dist.game.board import End, State
+from snake_dist.game.board import End, Move, State
 from snake_dist.game.rules import SEED_RANGES, new_game, step
 from snake_dist.heuristics.hamiltonian import cycle_slots, hamiltonian_move, shortcut_move
 from snake_dist.heuristics.policies import POLICIES, bfs_safe
@@ -58,6 +58,17 @@ def test_small_odd_boards_are_always_filled(policy: str) -> None:
         while state.end is None:
             state = step(state, POLICIES[policy](state))
         assert state.end is End.BOARD_FULL
+
+
+@pytest.mark.parametrize("policy", ["hamiltonian", "hamiltonian-shortcuts"])
+def test_an_apple_beside_the_tail_in_the_shared_slot_is_left_for_a_round(policy: str) -> None:
+    body = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 2), (2, 1), (2, 0), (1, 0), (1, 1))
+    state = State(5, "classic", body, (0, 0), frozenset(), rng=1, score=9)
+    assert step(state, Move.DOWN).end is End.TRAPPED
+    assert POLICIES[policy](state) is Move.RIGHT
+    while state.end is None:
+        state = step(state, POLICIES[policy](state))
+    assert state.end is End.BOARD_FULL
 
 
 def test_a_snake_across_the_cycle_is_left_to_bfs_safe() -> None:
