@@ -123,10 +123,10 @@ def _place_apple(state: State) -> State:
 
 
 def _draw_obstacles(grid_size: int, start: Cell, rng: int) -> tuple[int, frozenset[Cell]]:
-    """Draw obstacles one by one, keeping every free cell on a cycle-friendly board.
+    """Draw obstacles one by one, keeping the board open.
 
-    A drawn cell is kept only if the start and its neighbours stay free and every free cell still has two
-    free neighbours and can be reached: no apple then lies in a dead end.
+    A drawn cell is kept only if the start and its neighbours stay free and no single cell separates free cells
+    from each other. No apple then lies in a dead end, or in a pocket that a long snake could not leave.
     """
     wanted = round(OBSTACLE_SHARE * grid_size**2)
     board = State(grid_size, "classic", body=(start,), apple=None, obstacles=frozenset(), rng=rng)
@@ -136,21 +136,35 @@ def _draw_obstacles(grid_size: int, start: Cell, rng: int) -> tuple[int, frozens
     while candidates and len(obstacles) < wanted:
         rng, index = random_below(rng, len(candidates))
         tried = candidates.pop(index)
-        if all(len(open_to[there]) > 2 for there in open_to[tried]) and _is_bypassed(open_to, tried):
+        if _stays_biconnected(open_to, start, tried):
             obstacles.add(tried)
             for there in open_to.pop(tried):
                 open_to[there].remove(tried)
     return rng, frozenset(obstacles)
 
 
-def _is_bypassed(open_to: dict[Cell, set[Cell]], tried: Cell) -> bool:
-    """Whether the neighbours of `tried` reach each other without it, so that the board stays in one piece."""
-    queue = [min(open_to[tried])]
-    seen = {tried, queue[0]}
-    for cell in queue:
-        new = open_to[cell] - seen
-        seen |= new
-        queue.extend(new)
-        if open_to[tried] <= seen:
-            return True
-    return False
+def _stays_biconnected(open_to: dict[Cell, set[Cell]], start: Cell, closed: Cell) -> bool:
+    """Whether the board without `closed` would stay in one piece without any one more cell.
+
+    The board itself has this property. Depth-first search with low points: Hopcroft and Tarjan, CACM 16(6), 1973.
+    """
+    found = {start: 0}
+    low = {start: 0}
+    stack = [(start, start, iter(open_to[start]))]
+    while stack:
+        cell, parent, reached = stack[-1]
+        there = next(reached, None)
+        if there is None:
+            stack.pop()
+            low[parent] = min(low[parent], low[cell])
+            # Nothing behind the cell leads round its parent. For the start that is true of its only child.
+            if low[cell] >= found[parent] and parent != start:
+                return False
+        elif there in found:
+            low[cell] = min(low[cell], found[there]) if there != parent else low[cell]
+        elif there != closed:
+            if cell == start and len(found) > 1:
+                return False
+            found[there] = low[there] = len(found)
+            stack.append((there, cell, iter(open_to[there])))
+    return True

@@ -15,6 +15,7 @@ from snake_dist.game.board import MODES, Cell, End, Move, State, destination
 from snake_dist.game.rules import (
     OBSTACLE_SHARE,
     SEED_RANGES,
+    _stays_biconnected,
     check_game_options,
     end_game,
     fatal_reason,
@@ -131,23 +132,34 @@ def test_reversal_over_the_edge() -> None:
     assert step(position((0, 1), (3, 1), (2, 1), mode="wrap"), L).end is End.REVERSAL
 
 
-@pytest.mark.parametrize("grid_size", [4, 5, 8, 10, 17])
-def test_obstacles_leave_a_connected_board_without_dead_ends(grid_size: int) -> None:
+def reachable(state: State, start: Cell, closed: set[Cell]) -> set[Cell]:
+    seen, queue = {start, *closed}, [start]
+    for cell in queue:
+        queue += {there for _, there in state.neighbors[cell]} - seen
+        seen.update(queue)
+    return seen - closed
+
+
+@pytest.mark.parametrize("grid_size", [4, 5, 8, 10])
+def test_obstacles_never_cut_the_board_nor_leave_a_single_cell_that_could(grid_size: int) -> None:
     drawn = set()
-    for seed in range(25):
+    for seed in range(40):
         state = new_game(grid_size, seed, "obstacles")
         drawn.add(state.obstacles)
-        table = state.neighbors
-        seen, queue = {state.head}, [state.head]
-        for cell in queue:
-            queue += [there for _, there in table[cell] if there not in seen]
-            seen.update(queue)
-        assert seen == set(table) == {(x, y) for x in range(grid_size) for y in range(grid_size)} - state.obstacles
-        assert all(len(reached) >= 2 for reached in table.values())
-        assert len(table[state.head]) == 4
+        free = {(x, y) for x in range(grid_size) for y in range(grid_size)} - state.obstacles
+        assert set(state.neighbors) == free == reachable(state, state.head, set())
+        assert all(reachable(state, min(free - {cell}), {cell}) == free - {cell} for cell in free)
+        assert len(state.neighbors[state.head]) == 4
         assert state.apple not in state.obstacles
         assert len(state.obstacles) <= round(OBSTACLE_SHARE * grid_size**2)
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(("closed", "stays"), [((4, 2), False), ((0, 5), True)])
+def test_the_start_may_not_be_the_only_way_to_a_cell(closed: Cell, stays: bool) -> None:
+    state = replace(position((2, 2), grid_size=6), obstacles=frozenset({(3, 1), (3, 3)}))
+    open_to = {cell: {there for _, there in reached} for cell, reached in state.neighbors.items()}
+    assert _stays_biconnected(open_to, (2, 2), closed) is stays
 
 
 def assert_uniform(counts: Counter[Cell | None], cells: set[Cell]) -> None:
