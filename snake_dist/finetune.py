@@ -29,6 +29,7 @@ from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
+from snake_dist.model.dropout import use_cpu_dropout
 from snake_dist.preparation import Run, prepare
 from snake_dist.run_config import RunConfig
 from snake_dist.summary import adapter_metadata, model_card, render_summary
@@ -136,6 +137,8 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     collate = pack if use_packed_attention(model) else pad
     torch.manual_seed(config.training.seed)
     model = adapters.attach(model, config.adapter)
+    if base.device_for(run.world.local_rank).type == "cpu":
+        use_cpu_dropout(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

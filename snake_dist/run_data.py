@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 # The default teacher's lines: early and middle game, with positions the teacher itself would not get into.
-DEFAULT_GAMES = 128
+DEFAULT_GAMES = 100
 DEFAULT_LINE_RATE = 0.1
-DEFAULT_MAX_STEPS_PER_GAME = 150
+DEFAULT_MAX_STEPS_PER_GAME = 120
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
 

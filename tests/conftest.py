@@ -10,8 +10,6 @@ from tests.tiny_models import tiny_llama
 # Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# DeepSpeed's compiled extensions stay where they are: each would take half a minute to build again.
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path("~/.cache/torch_extensions").expanduser()))
 
 
 @pytest.fixture(autouse=True)

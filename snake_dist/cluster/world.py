@@ -58,12 +58,15 @@ def start_process_group(world: World) -> None:
     """Join the process group through DeepSpeed: NCCL with CUDA, gloo on CPUs."""
     import torch
 
+    if torch.distributed.is_initialized():
+        return
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # said aloud, DeepSpeed need not guess and warn
     import deepspeed
 
-    if torch.distributed.is_initialized():
-        return
+    # DeepSpeed would compile a shared-memory all-reduce for CPU ranks, anew at nearly every start (the flags
+    # change their order), for a minute: an adapter's gradients are small enough for gloo.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(RANK=str(world.rank), LOCAL_RANK=str(world.local_rank), WORLD_SIZE=str(world.size))
     if world.size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")

@@ -33,7 +33,7 @@ class TrainingConfig:
     """Passes over the training examples; a fraction is allowed."""
     max_steps: int | None = None
     """Stop after so many optimizer steps instead of after `epochs`."""
-    global_batch_size: int = 16
+    global_batch_size: int = 8
     """Examples per optimizer step, over all ranks; stays the same whatever their number."""
     micro_batch_size: int = 4
     """Examples per forward pass and rank."""
