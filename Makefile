@@ -4,7 +4,9 @@ BIN := .venv/bin
 # The console scripts (deepspeed, torchrun) of this environment come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # On a CPU the deepspeed launcher starts one rank per NUMA node, unless told how many: two. GPUs it counts itself.
-export LOCAL_SIZE ?= $(if $(shell command -v nvidia-smi),,2)
+ifeq (,$(shell command -v nvidia-smi))
+export LOCAL_SIZE ?= 2
+endif
 
 .PHONY: train test test-slow lint clean
 

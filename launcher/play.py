@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     if config.report is not None:
         settings = {"grid_size": games.grid_size, "mode": games.mode, "max_steps": games.max_steps}
         settings |= {"seed_range": config.seed_range, "first_seed": games.seeds[0], "games": config.games}
-        print(f"report: {write_report(config.report, summaries, settings)}")
+        print(f"report: {write_report(config.report, {'players': summaries}, settings)}")
 
 
 if __name__ == "__main__":

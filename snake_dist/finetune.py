@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import time
 import warnings
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_cpu_dropout
 from snake_dist.preparation import Run, prepare
 from snake_dist.run_config import RunConfig
-from snake_dist.summary import adapter_metadata, model_card, render_summary
+from snake_dist.summary import adapter_metadata, model_card, render_summary, software_versions
 from snake_dist.training.ds_config import zero_stage
 from snake_dist.training.engine import start_engine
 from snake_dist.training.held_out import held_out_metrics
@@ -121,7 +120,6 @@ def train(config: RunConfig, num_ranks: int = 1) -> dict[str, Any]:
 
 def _finetune_rank(config: RunConfig) -> dict[str, Any]:
     """What each new rank runs. An InputError comes back as a value: raised here it would be a launcher's report."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         return finetune(config)
     except InputError as problem:
@@ -190,6 +188,7 @@ def train_model(
 def _open_metrics(run: Run, summary: dict[str, Any]) -> MetricsLog:
     """Start the run's record on rank 0: config.yaml, ds_config.json, metrics.jsonl, W&B."""
     parameters = summary["parameters"]
+    wandb_log = WandbLog(run.config.wandb, run.output_dir, run.config.flat() | {"run": summary})
     print(
         f"trainable parameters: {parameters['trainable']:,} of {parameters['total']:,} "
         f"({parameters['trainable_share']:.2%}); {run.num_steps} steps of {run.stream.global_batch_size} examples, "
@@ -198,8 +197,17 @@ def _open_metrics(run: Run, summary: dict[str, Any]) -> MetricsLog:
     )
     (run.output_dir / "config.yaml").write_text(run.config.to_yaml(), encoding="utf-8")
     write_json_atomically(run.output_dir / "ds_config.json", run.ds_config)
-    wandb_log = WandbLog(run.config.wandb, run.output_dir, run.config.flat() | {"run": summary})
-    return MetricsLog(run.output_dir / "metrics.jsonl", run.num_steps, wandb_log)
+    started = summary | {"wandb_run_id": wandb_log.run_id, "versions": software_versions()}
+    write_json_atomically(run.output_dir / "run.json", started)
+    metrics = MetricsLog(run.output_dir / "metrics.jsonl", run.num_steps, wandb_log)
+    metrics.log(
+        0,
+        {
+            "model/trainable_parameters": parameters["trainable"],
+            "model/trainable_share": parameters["trainable_share"],
+        },
+    )
+    return metrics
 
 
 def _judge(run: Run) -> dict[str, Any]:

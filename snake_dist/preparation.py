@@ -76,6 +76,8 @@ def prepare(config: RunConfig, world: World) -> Run:
     num_steps = training.max_steps or num_steps_for(
         len(data.train_examples), training.epochs, training.global_batch_size
     )
+    if num_steps == 0:
+        raise InputError(f"--epochs {training.epochs:g}: not one of {len(data.train_examples)} examples would be seen")
     num_examples = (
         num_steps * training.global_batch_size
         if training.max_steps

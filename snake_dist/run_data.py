@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ Value = TypeVar("Value")
 
 # The default teacher's lines: early and middle game, with positions the teacher itself would not get into.
 DEFAULT_GAMES = 100
-DEFAULT_LINE_RATE = 0.1
+DEFAULT_LINE_RATE = 0.07
 DEFAULT_MAX_STEPS_PER_GAME = 120
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
@@ -113,7 +114,7 @@ def default_generation(board: Board, seed: int) -> GenerationConfig:
 
 def default_data_dir(config: GenerationConfig) -> Path:
     """Where that data set lies, below the working directory: beside the generated ones, named by its content."""
-    digest = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([version("snake_dist"), asdict(config)]).encode()).hexdigest()[:8]
     stamp = f"heuristics_v0.04_default-{digest}"
     return Path("logs/extensions/datasets").absolute() / f"grid-size-{config.grid_size}" / stamp / config.policy
 
@@ -163,7 +164,12 @@ def prepare_data(
 def _default_data(config: GenerationConfig) -> tuple[str, ...]:
     directory = default_data_dir(config)
     if not (directory / "summary.json").is_file():
-        generate(config, directory)
+        try:
+            generate(config, directory)
+        except InputError:
+            # On a shared disk another node may have been first, with the same content.
+            if not (directory / "summary.json").is_file():
+                raise
     return (str(directory),)
 
 

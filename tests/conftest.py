@@ -10,6 +10,8 @@ from tests.tiny_models import tiny_llama
 # Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "XDG_CACHE_HOME" in os.environ:
+    os.environ["REAL_XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,8 @@ class World:
     """Rank within this node; also the index of its accelerator."""
     size: int
     """Number of processes."""
+    local_size: int
+    """Number of processes on this node."""
 
     @property
     def is_main(self) -> bool:
@@ -46,7 +48,11 @@ def world_from_environment() -> World:
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "0", "1"), strict=True)]
     if not all(value.isdigit() for value in values):
         raise InputError(f"environment: {', '.join(names)} = {', '.join(values)}: whole numbers expected")
-    world = World(*(int(value) for value in values))
+    # torchrun's name, DeepSpeed's, srun's.
+    local_names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+    local_size = next((os.environ[name] for name in local_names if os.environ.get(name, "").isdigit()), values[2])
+    rank, local_rank, size = map(int, values)
+    world = World(rank, local_rank, size, min(int(local_size), size))
     if world.rank >= world.size:
         raise InputError(
             f"environment: {names[0]}={world.rank} is outside a world of {names[2]}={world.size} processes"
@@ -60,6 +66,7 @@ def start_process_group(world: World) -> None:
 
     if torch.distributed.is_initialized():
         return
+    _share_cores(world)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # said aloud, DeepSpeed need not guess and warn
     import deepspeed
@@ -80,12 +87,16 @@ def start_process_group(world: World) -> None:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
 
-def stop_process_group() -> None:
-    """Leave the process group, if this process is in one."""
+def _share_cores(world: World) -> None:
+    """Give each rank of this node its part of the cores, unless the user or torchrun has decided.
+
+    The deepspeed launcher decides nothing, and two ranks with all cores each wait for each other's threads.
+    """
     import torch
 
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // world.local_size))
 
 
 def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import fatal_reason, legal_moves
-from snake_dist.game.text import check_style
+from snake_dist.game.text import check_style, format_cell
 from snake_dist.heuristics.policies import apple_distance
 from snake_dist.heuristics.search import distances, tail_distances
 
@@ -164,9 +164,3 @@ def _apple_offset(state: State) -> str:
     across = f"{'R' if dx > 0 else 'L'}{abs(dx)}" if dx else "-"
     along = f"{'U' if dy > 0 else 'D'}{abs(dy)}" if dy else "-"
     return f"{across} {along}"
-
-
-def format_cell(cell: Cell, grid_size: int) -> str:
-    """A cell as the compact prompt writes it: x then y, zero-padded to the width of N - 1."""
-    width = len(str(grid_size - 1))
-    return f"{cell[0]:0{width}d}{cell[1]:0{width}d}"

@@ -37,22 +37,22 @@ MAX_CHUNK_GAMES = 32
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What is played and what is written. `check_generation` says what is allowed."""
+    """What is played and what is written."""
 
     policy: str = "bfs-safe"
-    """Teacher: a key of `heuristics.policies.POLICIES`."""
+    """Teacher: random-legal, greedy, bfs, bfs-safe, dfs, astar, hamiltonian or hamiltonian-shortcuts."""
     grid_size: int = 10
-    """N of the N x N board."""
+    """N of the N x N board, 4 to 50."""
     mode: str = "classic"
-    """One of `game.board.MODES`."""
+    """Rules of the board: classic, wrap or obstacles."""
     games: int = 200
     """Games played; game i of them (from 0) has the seed `seed + i`."""
     style: str = "compact"
-    """How prompt and completion are written: one of `game.text.PROMPT_STYLES`."""
+    """How prompt and completion are written: sentence, board, short or compact."""
     seed: int = 0
     """Seed of the first game."""
     seed_range: str = "train"
-    """Which of `game.rules.SEED_RANGES` all seeds must lie in: nothing else lets dev or test games in."""
+    """Where all seeds must lie: train, dev or test. Lines of dev and test games are refused for training."""
     max_steps_per_game: int = 0
     """Moves after which a game is stopped (end reason step_cap); 0 for no limit."""
     random_move_rate: float = 0.0
@@ -62,7 +62,7 @@ class GenerationConfig:
     min_score: int = 0
     """Games with fewer apples give no lines."""
     only_survived: bool = False
-    """Games that ended for one of the reasons in `games.LOST` give no lines."""
+    """Games that ended in death or starved give no lines."""
     only_shortest_path: bool = False
     """Moves that do not begin a shortest path to the apple give no line."""
     augment_symmetries: bool = False

@@ -28,7 +28,7 @@ class PlayConfig:
 
     play_games: int = 20
     """Held-out games for base and adapter each at the end; 0 skips them."""
-    play_max_steps: int = 50
+    play_max_steps: int = 40
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""

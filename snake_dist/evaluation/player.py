@@ -113,6 +113,9 @@ def greedy_decode(
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
     device = next(model.parameters()).device
     own = plain.generation_config
+    # The last position's hidden states are a strided view of the prompt's: the head's product would copy the head
+    # once for each row, which took longer than all other tokens of a reply together.
+    contiguous = plain.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     # generate() fills what its argument leaves open (a repetition penalty, say) from the model's own config.
     plain.generation_config = config
     try:
@@ -123,6 +126,7 @@ def greedy_decode(
         )
     finally:
         plain.generation_config = own
+        contiguous.remove()
     return [_before_stop(row, stops) for row in output[:, width:].tolist()]
 
 

@@ -74,15 +74,19 @@ def _board(state: State, apple: Cell) -> str:
 
 
 def _compact(state: State, apple: Cell) -> str:
-    width = len(str(state.grid_size - 1))
-
     def cells(them: Iterable[Cell]) -> str:
-        return "-".join(f"{x:0{width}d}{y:0{width}d}" for x, y in them) or "-"
+        return "-".join(format_cell(cell, state.grid_size) for cell in them) or "-"
 
     size = "" if state.grid_size == _COMPACT_DEFAULT_GRID_SIZE else f"grid {state.grid_size} "
     mode = "" if state.mode == "classic" else f"{state.mode} "
     blocks = f" blocks {cells(sorted(state.obstacles))}" if state.mode == "obstacles" else ""
     return f"{size}{mode}head {cells([state.head])} apple {cells([apple])} body {cells(state.body[1:])}{blocks}"
+
+
+def format_cell(cell: Cell, grid_size: int) -> str:
+    """A cell in the compact style: x then y, both zero-padded to the width of N - 1."""
+    width = len(str(grid_size - 1))
+    return f"{cell[0]:0{width}d}{cell[1]:0{width}d}"
 
 
 def _head_lines(state: State, apple: Cell) -> str:

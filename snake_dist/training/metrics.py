@@ -18,24 +18,17 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._wandb = wandb_log
         self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True)
-        self.last: Metrics = {}
-        """The latest value of every metric."""
-        self.first_loss: float | None = None
-        """Training loss of the first logged step."""
 
     def log(self, step: int, metrics: Metrics) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._wandb.log(step, metrics)
-        self.last |= metrics
-        if self.first_loss is None:
-            self.first_loss = metrics.get("train/loss")
+        if "train/loss" in metrics:
+            self._bar.set_postfix_str(
+                f"loss {metrics['train/loss']:.4f}, {metrics['train/tokens_per_s']:.0f} tokens/s, "
+                f"{metrics['train/loss_tokens_per_s']:.0f} trained/s",
+                refresh=False,
+            )
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(
-            f"loss {self.last['train/loss']:.4f}, {self.last['train/tokens_per_s']:.0f} tokens/s, "
-            f"{self.last['train/loss_tokens_per_s']:.0f} trained/s"
-            if "train/loss" in self.last
-            else ""
-        )
 
     def close_bar(self) -> None:
         """End the progress line; metrics can still be logged."""

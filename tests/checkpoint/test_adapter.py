@@ -74,8 +74,9 @@ def test_plain_peft_reproduces_the_trained_model(tmp_path, wide_llama, stage):
     (logits, shapes), _ = run_on_ranks(train_save_and_answer, 2, config, str(directory))
 
     opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(wide_llama), directory).eval()
+    # Logits of up to 20, through another attention kernel.
     with torch.inference_mode():
-        assert torch.allclose(opened(torch.tensor([TOKENS])).logits, torch.tensor(logits), atol=2e-5)
+        assert torch.allclose(opened(torch.tensor([TOKENS])).logits, torch.tensor(logits), atol=5e-4)
         with opened.disable_adapter():
             assert not torch.allclose(opened(torch.tensor([TOKENS])).logits, torch.tensor(logits), atol=1e-2)
 

@@ -9,19 +9,36 @@ from tests.ranks import run_on_ranks
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "SLURM_STEP_ID",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NTASKS",
+        "SLURM_NTASKS_PER_NODE",
+        "LOCAL_WORLD_SIZE",
+        "LOCAL_SIZE",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
 def test_rank_facts_come_from_whichever_launcher(environment):
-    assert world_from_environment() == World(0, 0, 1)
-    for name, value in (("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_NTASKS", "8")):
+    assert world_from_environment() == World(0, 0, 1, local_size=1)
+    for name, value in (
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_PROCID", "5"),
+        ("SLURM_LOCALID", "1"),
+        ("SLURM_NTASKS", "8"),
+        ("SLURM_NTASKS_PER_NODE", "4"),
+    ):
         environment.setenv(name, value)
-    assert world_from_environment() == World(5, 1, 8)
-    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
+    assert world_from_environment() == World(5, 1, 8, local_size=4)
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
         environment.setenv(name, value)
-    assert world_from_environment() == World(3, 1, 4)
+    assert world_from_environment() == World(3, 1, 4, local_size=2)
 
 
 def test_impossible_rank_facts_are_named(environment):

@@ -1,0 +1,164 @@
+"""The launchers as users type them, as processes: one rank, torchrun, deepspeed; and what bad input gets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import adapter_tensors, logged, tiny_data
+from tests.tiny_models import tiny_model
+
+ROOT = Path.cwd()
+BIN = Path(sys.executable).parent
+TRAIN = str(ROOT / "launcher/train.py")
+LAUNCHERS = {
+    "python": [sys.executable, TRAIN],
+    "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", TRAIN],
+    "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", "29517", TRAIN],
+}
+
+
+def launch(command: list[str], *flags: object, cwd: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
+    return subprocess.run(
+        [*command, *map(str, flags)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tiny_data(tmp_path_factory.mktemp("games") / "data")
+
+
+def test_every_launcher_runs_the_same_file_on_the_same_examples(tmp_path, llama_dir, data):
+    for name, command in LAUNCHERS.items():
+        flags = (
+            f"--base-model {llama_dir} --data {data} --output-dir {tmp_path / name} --base-dtype float32 --rank 4 "
+            "--dropout 0.5 --max-steps 3 --micro-batch-size 2 --learning-rate 1e-2 --held-out-share 0.2 "
+            f"--play-games 2 --play-max-steps 5 --ds {ROOT / 'ds_configs/zero2.json'}"
+        )
+        done = launch(command, *flags.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        check_the_run(tmp_path / name, done.stdout, world_size=1 if name == "python" else 2)
+    # Equal losses at every step, dropout included: the same examples, in the same micro-batches.
+    losses = [logged(tmp_path / name, "train/loss") for name in LAUNCHERS]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], abs=2e-5)
+    assert losses[2] == pytest.approx(losses[0], abs=2e-5)
+    for name, tensor in adapter_tensors(tmp_path / "python").items():
+        assert (adapter_tensors(tmp_path / "deepspeed")[name] - tensor).abs().max() < 2e-4
+
+
+def check_the_run(output: Path, printed: str, world_size: int) -> None:
+    """A finished run leaves everything the README names."""
+    assert "apples per game" in printed
+    assert str(output) in printed
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["world_size"] == world_size
+    players = summary["play"]["players"]
+    assert players.keys() >= {"base", "adapter", "greedy", "bfs-safe"}
+    assert all(sum(player["ends"].values()) == player["games"] == 2 for player in players.values())
+    assert summary["play"]["state_bank"]["adapter"]["n"] > 0
+    last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 3
+    assert "play/players/adapter/apples/mean" in last
+    assert list((output / "wandb").glob("offline-run-*"))
+    assert (output / "config.yaml").exists()
+    assert '"auto"' not in (output / "ds_config.json").read_text()
+
+
+def test_a_gpt2_needs_no_extra_flag(tmp_path, data):
+    model = tiny_model(tmp_path / "gpt2", "gpt2")
+    flags = ("--base-model", model, "--data", data, "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
+    done = launch(LAUNCHERS["python"], *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["packed"]
+
+
+def sentence_lines(num_games: int) -> str:
+    """Lines as third parties bring them: v0.04 sentences, prompt and completion only, game after game."""
+    from snake_dist.data.completions import render_completion
+    from snake_dist.game.rules import new_game, step
+    from snake_dist.game.text import render_prompt
+    from snake_dist.heuristics.policies import bfs
+
+    lines = []
+    for seed in range(num_games):
+        state = new_game(6, seed)
+        for _ in range(6):
+            move = bfs(state)
+            completion = render_completion(state, move, "sentence", "bfs")
+            lines.append(json.dumps({"prompt": render_prompt(state, "sentence"), "completion": completion}))
+            state = step(state, move)
+    return "\n".join(lines) + "\n"
+
+
+def test_third_party_lines_train_as_they_are(tmp_path, llama_dir):
+    (tmp_path / "theirs.jsonl").write_text(sentence_lines(num_games=8))
+    flags = ("--base-model", llama_dir, "--data", "*.jsonl", "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
+    done = launch(LAUNCHERS["python"], *flags, "--sequence-length", 1500, "--held-out-share", 0.25, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["board"] == {"grid_size": 6, "mode": "classic", "style": "sentence"}
+    assert (summary["data"]["train_examples"], summary["data"]["eval_examples"]) == (36, 12)
+
+
+def test_lines_of_no_known_style_train_and_say_why_no_games_are_played(tmp_path, llama_dir):
+    (tmp_path / "theirs.jsonl").write_text('{"prompt": "2 + 2?", "completion": "4"}\n' * 500)
+    flags = ("--base-model", llama_dir, "--data", "theirs.jsonl", "--max-steps", 2, "--output-dir", "out")
+    done = launch(LAUNCHERS["python"], *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "none: the prompts are of no known style" in done.stdout
+
+
+BAD_INPUT = {
+    "adapter": (["--adapter", "lroa"], "lroa", "rslora"),
+    "preset": (["--preset", "big"], "big", "lightweight"),
+    "mode": (["--mode", "torus"], "torus", "obstacles"),
+    "style": (["--style", "haiku"], "haiku", "compact"),
+    "missing data": (["--data", "missing.jsonl"], "missing.jsonl", "no such file"),
+    "missing ds": (["--ds", "missing.json"], "missing.json", "No such file"),
+    "missing base": (["--base-model", "no/such-model"], "no/such-model", "smollm2-135m"),
+    "batch": (["--global-batch-size", "31"], "31", "--micro-batch-size 4"),
+    "output": (["--output-dir", "/proc/no"], "/proc/no", "cannot be written"),
+    "bad line": (["--data", "torn.jsonl"], "torn.jsonl:2", "torn or invalid JSON"),
+    "grid": (["--grid-size", "3"], "3", "4 to 50"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line_before_a_model_loads(tmp_path, llama_dir, name):
+    (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "comp\n')
+    flags, value, choices = BAD_INPUT[name]
+    base = [] if name == "missing base" else ["--base-model", llama_dir]
+    done = launch(LAUNCHERS["python"], *base, "--output-dir", "out", *flags, cwd=tmp_path, timeout_s=60)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("train.py: error: ")
+    assert value in errors[0]
+    assert choices in errors[0]
+    assert not (tmp_path / "out/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+@pytest.mark.parametrize("name", ["adapter", "missing base", "output", "bad line"])
+def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, llama_dir, launcher, name):
+    (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "comp\n')
+    flags, value, choices = BAD_INPUT[name]
+    base = [] if name == "missing base" else ["--base-model", llama_dir]
+    done = launch(LAUNCHERS[launcher], *base, *flags, cwd=tmp_path, timeout_s=120)
+    assert done.returncode != 0
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "train.py: error: " in line]
+    assert len(ours) == 1, done.stderr
+    assert value in ours[0]
+    assert choices in ours[0]
+    # torchrun reports the failed processes in a way of its own; ours must not.
+    assert launcher == "torchrun" or "Traceback" not in done.stderr

@@ -1,0 +1,53 @@
+"""The few lines of Python that the README promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import snake_dist as sd
+from snake_dist.errors import InputError
+from tests.runs import tiny_config, tiny_data
+
+SCRIPT = """
+import sys
+import snake_dist as sd
+from tests.runs import tiny_config
+
+if __name__ == "__main__":
+    model, data, output = sys.argv[1:]
+    summary = sd.train(tiny_config(model, data, output), num_ranks=2)
+    player = sd.load_player(summary["adapter_dir"])
+    [reply] = player.replies([sd.new_game(grid_size=5, seed=sd.SEED_RANGES["test"][0])])
+    print("world", summary["world_size"], "reply", repr(reply), "move", sd.parse_reply(reply))
+"""
+
+
+def test_everything_named_can_be_imported():
+    for name in sd.__all__:
+        assert getattr(sd, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sd.nothing
+
+
+def test_train_on_new_ranks_then_ask_for_a_move(tmp_path, llama_dir):
+    data = tiny_data(tmp_path / "data")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", llama_dir, data, tmp_path / "run"]
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "world 2 reply" in done.stdout
+
+
+def test_bad_input_on_new_ranks_is_an_input_error_here(tmp_path, llama_dir):
+    config = tiny_config(llama_dir, tmp_path / "missing", tmp_path / "run")
+    with pytest.raises(InputError, match="missing"):
+        sd.train(config, num_ranks=2)
+
+
+def _environment():
+    import os
+
+    return os.environ | {"PYTHONPATH": "."}
