@@ -176,7 +176,7 @@ def train_model(
     training = {
         "num_steps": run.num_steps,
         "seconds": time.perf_counter() - started,
-        "first_loss": history[0]["train/loss"],
+        "first_loss": speeds[0]["train/loss"],
         "tokens_per_s": median(values["train/tokens_per_s"] for values in speeds),
         "loss_tokens_per_s": median(values["train/loss_tokens_per_s"] for values in speeds),
     }

@@ -3,7 +3,7 @@
 sentence, board and short have the shape and wording of the public v0.04 data; compact names for each
 direction the cell it leads to and what is there, in few tokens, for small models:
 
-    U37 D35 L26 R46 body. ok U D L. apple R6 -. Move: UP
+    U37 D35 L26 R46 body. ok U D L. apple R -. Move: UP
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
@@ -34,7 +34,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
     x, y = state.head
     moving = f"Moving {move.value} from [{x}, {y}]"
     if style == "compact":
-        return f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_offset(state)}. Move: {move.value}"
+        return f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_sides(state)}. Move: {move.value}"
     if style == "sentence":
         return f"{moving}\n\n{_metrics(state, style)}\n\nConclusion: The move is: {move.value}"
     found, rationale = _reason(state, move)
@@ -158,9 +158,12 @@ def _letters(state: State) -> str:
     return " ".join(move.value[0] for move in legal_moves(state))
 
 
-def _apple_offset(state: State) -> str:
-    """`R6 -`: direction and distance per axis, `-` where head and apple are level."""
+def _apple_sides(state: State) -> str:
+    """`R -`: where the apple is on each axis, `-` where head and apple are level.
+
+    Without distances, which small models learn late: subtraction, where this is comparison.
+    """
     dx, dy = apple_offset(state)
-    across = f"{'R' if dx > 0 else 'L'}{abs(dx)}" if dx else "-"
-    along = f"{'U' if dy > 0 else 'D'}{abs(dy)}" if dy else "-"
+    across = ("R" if dx > 0 else "L") if dx else "-"
+    along = ("U" if dy > 0 else "D") if dy else "-"
     return f"{across} {along}"

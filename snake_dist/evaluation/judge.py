@@ -18,7 +18,7 @@ from snake_dist.heuristics.policies import POLICIES
 
 YARDSTICKS = ("random-legal", "greedy", "bfs", "bfs-safe")
 """Heuristics that play the same games as the model."""
-NUM_BANK_STATES = 48
+NUM_BANK_STATES = 40
 NO_STEP_LIMIT = 10**9
 
 
@@ -28,7 +28,7 @@ class PlayConfig:
 
     play_games: int = 20
     """Held-out games for base and adapter each at the end; 0 skips them."""
-    play_max_steps: int = 40
+    play_max_steps: int = 25
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""

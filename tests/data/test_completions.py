@@ -87,17 +87,17 @@ def straight_run(state: State, name: str) -> int:
     return run
 
 
-def check_offset(state: State, dx: int, dy: int) -> None:
-    """(dx, dy) leads from head to apple, and no shorter way round does."""
+def check_sides(state: State, letters: str, claimed: str, axis: int) -> None:
+    """The claimed side is that of the apple: in wrap mode one by which the way round is no longer."""
     assert state.apple is not None
-    reached = (state.head[0] + dx, state.head[1] + dy)
-    if state.mode == "wrap":
-        n = state.grid_size
-        assert (reached[0] % n, reached[1] % n) == state.apple
-        assert 2 * abs(dx) <= n
-        assert 2 * abs(dy) <= n
+    offset = state.apple[axis] - state.head[axis]
+    if offset == 0:
+        assert claimed == "-"
+    elif state.mode == "wrap":
+        steps = {letters[0]: -offset % state.grid_size, letters[1]: offset % state.grid_size}
+        assert steps[claimed] == min(steps.values())
     else:
-        assert reached == state.apple
+        assert claimed == letters[offset > 0]
 
 
 def check_metrics(state: State, text: str, to_apple: str) -> None:
@@ -152,10 +152,8 @@ def check_compact(state: State, move: Move, text: str) -> None:
     surroundings, legal, across, along, decided = match.groups()
     assert decided == move.value
     assert legal.split() == [name[0] for name in ("UP", "DOWN", "LEFT", "RIGHT") if not is_fatal(state, name)]
-    dx, dy = (0 if part == "-" else int(part[1:]) * (1 if part[0] in "RU" else -1) for part in (across, along))
-    assert re.fullmatch(r"-|[LR]\d+", across)
-    assert re.fullmatch(r"-|[UD]\d+", along)
-    check_offset(state, dx, dy)
+    check_sides(state, "LR", across, axis=0)
+    check_sides(state, "DU", along, axis=1)
     facts = re.fullmatch(r"U(\S* ?\S*) D(\S* ?\S*) L(\S* ?\S*) R(\S* ?\S*)", surroundings)
     assert facts
     for name, fact in zip(("UP", "DOWN", "LEFT", "RIGHT"), facts.groups(), strict=True):

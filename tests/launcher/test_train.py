@@ -23,8 +23,10 @@ LAUNCHERS = {
 }
 
 
-def launch(command: list[str], *flags: object, cwd: Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+def launch(
+    command: list[str], *flags: object, cwd: Path, timeout_s: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"} | variables
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
     return subprocess.run(
@@ -162,3 +164,16 @@ def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, llama_dir, launc
     assert choices in ours[0]
     # torchrun reports the failed processes in a way of its own; ours must not.
     assert launcher == "torchrun" or "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
+    """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""
+    command = [str(BIN / "deepspeed"), TRAIN, "--ds", str(ROOT / "ds_configs/zero2.json"), "--output-dir", "out"]
+    done = launch(command, cwd=tmp_path, timeout_s=1500, LOCAL_SIZE="2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["world_size"] == 2
+    assert summary["training"]["train/loss"] < 0.2 * summary["training"]["first_loss"]
+    legal = {name: summary["play"]["players"][name]["legal_move_rate"] for name in ("base", "adapter")}
+    assert legal["adapter"]["ci95"][0] > legal["base"]["ci95"][1]
