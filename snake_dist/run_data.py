@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# The default teacher's lines: early and middle game, with positions the teacher itself would not get into.
-DEFAULT_GAMES = 100
-DEFAULT_LINE_RATE = 0.07
-DEFAULT_MAX_STEPS_PER_GAME = 120
+# The default data set: about 850 positions of many games, for a run of minutes on two cores. From the first 50 moves
+# only, since whoever has never seen a short snake never gets to a long one; with moves the teacher would not make.
+DEFAULT_GAMES = 200
+DEFAULT_LINE_RATE = 0.088
+DEFAULT_MAX_STEPS_PER_GAME = 50
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
 

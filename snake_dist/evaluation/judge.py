@@ -90,14 +90,16 @@ def judge(
 ) -> dict[str, Any]:
     """{"players": {name: summary}, "state_bank": {name: rates}} for players and, in games, the yardsticks.
 
-    `is_trained` says whether a state was trained on; such states are left out of the bank.
+    `is_trained` says whether a state was trained on; such states are left out of the bank, which is not asked
+    if none is left.
     `on_progress(player name, games finished, replies so far)` is called after every round.
     """
     summaries, bank_scores = {}, {}
     bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, "test", is_trained)
     for name, player in players.items():
         summaries[name] = games.play(player, partial(on_progress, name))
-        bank_scores[name] = score_bank(player, bank)
+        if bank:
+            bank_scores[name] = score_bank(player, bank)
     for name in YARDSTICKS:
         summaries[name] = games.play(HeuristicPlayer(POLICIES[name]))
     return {"players": summaries, "state_bank": bank_scores}
