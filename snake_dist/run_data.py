@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -58,7 +57,6 @@ class RunData:
 
     def described(self) -> dict[str, Any]:
         """Counts and fingerprints for the run's record."""
-        skipped = Counter(self.dataset.meta["skipped_lines"])
         return {
             "fingerprint": self.dataset.fingerprint,
             "eval_fingerprint": self.eval_dataset.fingerprint,
@@ -67,7 +65,7 @@ class RunData:
             "eval_examples": len(self.eval_examples),
             "train_tokens": int(self.dataset.lengths[self.train_examples].sum()),
             "train_loss_tokens": int(self.dataset.num_loss_tokens[self.train_examples].sum()),
-            "skipped_lines": dict(skipped),
+            "skipped_lines": self.dataset.meta["skipped_lines"],
         }
 
 

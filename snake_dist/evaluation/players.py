@@ -40,11 +40,7 @@ def find_players(names: tuple[str, ...], base_model: str, style: str) -> tuple[d
 
 def load_player(adapter_dir: str | Path) -> ModelPlayer:
     """The adapter in this directory on its base model, ready to answer positions. Raises InputError."""
-    import torch
-
-    return load_model_players(Path(adapter_dir), torch.device("cuda" if torch.cuda.is_available() else "cpu"))[
-        "adapter"
-    ]
+    return load_model_players(Path(adapter_dir), base.device_for(0))["adapter"]
 
 
 def load_base_player(base_model: str, style: str) -> ModelPlayer:
