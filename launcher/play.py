@@ -1,15 +1,14 @@
-"""Play games and report them: a heuristic, a base model, or an adapter beside its base.
+"""Play games and report them: heuristics, base models, adapters beside their base.
 
-python launcher/play.py --player bfs-safe --grid-size 10 --games 500 --seed-range dev
+python launcher/play.py --player bfs-safe greedy --grid-size 10 --games 500 --seed-range dev
 python launcher/play.py --player adapter DIR --games 200 --report DIR
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from snake_dist.errors import InputError
 from snake_dist.run_config import parse_dataclass, run_launcher
@@ -20,7 +19,7 @@ class Play:
     """Play held-out games of Snake and report them."""
 
     player: tuple[str, ...]
-    """A heuristic's name, base, or adapter DIR (which also plays its base model)."""
+    """One or more of: a heuristic's name, base, adapter DIR... (each adapter also plays its base model)."""
     games: int = 200
     """Games per player."""
     grid_size: int | None = None
@@ -29,6 +28,8 @@ class Play:
     """Rules of the board; auto: the adapter's, else classic."""
     max_steps: int = 0
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
+    symmetry: int = 0
+    """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 both, 4 to 7 the same with x and y swapped."""
     seed_range: Literal["train", "dev", "test"] = "test"
     """Which published range of seeds the games come from."""
     base_model: str = "smollm2-135m"
@@ -36,42 +37,43 @@ class Play:
     style: Literal["sentence", "board", "short", "compact"] = "compact"
     """For --player base: how a position is put to it."""
     report: Path | None = None
-    """Directory for report.json."""
-
-
-def show_progress(bar: Any, finished: int, replies: int) -> None:
-    bar.set_postfix_str(f"{replies} moves", refresh=False)
-    bar.update(finished - bar.n)
+    """Directory for report.json and games/, the log of every game; games that it holds are not played again."""
+    bank_states: int = 200
+    """With --report: unseen positions on which single moves are judged; 0: none."""
+    ladder: bool = True
+    """With --report: the heuristics from random-legal to hamiltonian play the same games."""
 
 
 def main(argv: list[str]) -> None:
     config = parse_dataclass(Play, argv)
 
-    from tqdm import tqdm
-
+    from snake_dist.evaluation.comparison import compare
     from snake_dist.evaluation.episodes import game_seeds
     from snake_dist.evaluation.judge import Games
-    from snake_dist.evaluation.players import find_players
+    from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants
     from snake_dist.evaluation.report import render_table, write_report
 
-    if config.games < 1:
-        raise InputError(f"--games {config.games}: at least 1")
-    players, grid_size, mode = find_players(config.player, config.base_model, config.style)
+    for name, low in {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0}.items():
+        if getattr(config, name) < low:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {low}")
+    if config.symmetry > 7:
+        raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
+    entrants, board = find_entrants(config.player, PlayerOptions(config.base_model, config.style))
+    if config.report and config.ladder:
+        entrants += ladder_entrants(entrants)
+    grid_size, mode = board or (10, "classic")
     games = Games(
         config.grid_size or grid_size,
         mode if config.mode == "auto" else config.mode,
         game_seeds(config.games, config.seed_range),
         config.max_steps,
+        config.symmetry,
     )
-    summaries = {}
-    for name, player in players.items():
-        with tqdm(total=config.games, desc=name, unit="game") as bar:
-            summaries[name] = games.play(player, partial(show_progress, bar))
-    print(render_table(summaries))
+    results = compare(entrants, games, config.report, config.bank_states if config.report else 0)
+    print(render_table(results["players"]))
     if config.report is not None:
-        settings = {"grid_size": games.grid_size, "mode": games.mode, "max_steps": games.max_steps}
-        settings |= {"seed_range": config.seed_range, "first_seed": games.seeds[0], "games": config.games}
-        print(f"report: {write_report(config.report, {'players': summaries}, settings)}")
+        path = write_report(config.report, results, games.settings() | {"seed_range": config.seed_range})
+        print(f"report: {path}")
 
 
 if __name__ == "__main__":

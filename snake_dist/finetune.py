@@ -22,7 +22,7 @@ from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
-from snake_dist.evaluation.players import load_model_players
+from snake_dist.evaluation.players import adapter_identity, load_model_players
 from snake_dist.evaluation.report import flatten
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
@@ -237,7 +237,14 @@ def _judge(run: Run) -> dict[str, Any]:
             bar.update(sum(done.values()) - bar.n)
             bar.set_postfix_str(f"{name}, {replies} moves")
 
-        return judge(spread, games, is_trained=is_trained, on_progress=on_progress)
+        return judge(
+            spread,
+            games,
+            identities={"base": run.base_location, "adapter": adapter_identity(run.output_dir / ADAPTER_DIR)},
+            is_trained=is_trained,
+            on_progress=on_progress,
+            log_directory=run.output_dir / "report/games" if world.is_main else None,
+        )
 
 
 def _quieten() -> None:

@@ -83,3 +83,23 @@ def tiny_model(directory: Path, family: str) -> Path:
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     return directory
+
+
+def tiny_adapter(directory: Path, base: Path, seed: int = 0, **metadata: Any) -> Path:
+    """Save a random LoRA adapter of rank 2 on the model in `base`, as a run would, for 5 x 5 compact games."""
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from snake_dist.checkpoint.adapter import save_adapter
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in get_peft_model_state_dict(peft).items()
+    }
+    known = {"base_model": str(base), "dtype": "float32", "style": "compact", "max_completion_tokens": 6}
+    known |= {"grid_size": 5, "mode": "classic"} | metadata
+    save_adapter(directory, peft, tensors, AutoTokenizer.from_pretrained(base), known, "a test's adapter")
+    return directory

@@ -34,7 +34,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
     x, y = state.head
     moving = f"Moving {move.value} from [{x}, {y}]"
     if style == "compact":
-        return f"{_surroundings(state)}. ok {_letters(state)}. apple {_apple_sides(state)}. Move: {move.value}"
+        return f"{_surroundings(state)}. ok {_letters(state)}. apple {apple_sides(state)}. Move: {move.value}"
     if style == "sentence":
         return f"{moving}\n\n{_metrics(state, style)}\n\nConclusion: The move is: {move.value}"
     found, rationale = _reason(state, move)
@@ -53,7 +53,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
 
 def begins_shortest_path(state: State, move: Move) -> bool:
     """Whether a shortest path to the apple (see `heuristics.search`) starts with `move`."""
-    return move in _shortest_first_moves(state)[0]
+    return move in shortest_first_moves(state)[0]
 
 
 def apple_offset(state: State) -> Cell:
@@ -85,14 +85,14 @@ def heading(state: State) -> Move:
 
 def _reason(state: State, move: Move) -> tuple[str, str]:
     """(headline, rationale) of the board and short styles."""
-    first_moves, length = _shortest_first_moves(state)
+    first_moves, length = shortest_first_moves(state)
     if move in first_moves:
         return f"Found path to apple ({length} steps)", "Shortest path to apple"
     headline = "No path to apple" if length is None else f"Not on shortest path to apple ({length} steps)"
     return headline, "Tail stays reachable" if move in tail_distances(state) else "Legal move"
 
 
-def _shortest_first_moves(state: State) -> tuple[set[Move], int | None]:
+def shortest_first_moves(state: State) -> tuple[set[Move], int | None]:
     """(the moves that begin a shortest path to the apple, its length); no moves and None if there is no path."""
     assert state.apple is not None
     to_apple = distances(state, state.apple)
@@ -116,13 +116,14 @@ def _metrics(state: State, style: str) -> str:
             f"- Valid moves: {[move.value for move in _V004_ORDER if move in legal]}",
             f"- Manhattan distance{to_apple}: {apple_distance(state, state.head)}",
             f"- Apple direction: {towards}",
-            f"- Danger assessment: {_dangers(state)}",
+            f"- Danger assessment: {dangers(state)}",
             f"- Free space: {free}",
         ]
     )
 
 
-def _dangers(state: State) -> dict[str, int]:
+def dangers(state: State) -> dict[str, int]:
+    """1 for straight, left or right of the heading where a move there is fatal, else 0."""
     dx, dy = heading(state).delta
     by_delta = {move.delta: int(fatal_reason(state, move) is not None) for move in Move}
     return {"straight": by_delta[dx, dy], "left": by_delta[-dy, dx], "right": by_delta[dy, -dx]}
@@ -130,10 +131,11 @@ def _dangers(state: State) -> dict[str, int]:
 
 def _surroundings(state: State) -> str:
     """`U37 D35 L26 R46 body`: the cell each of the four moves leads to, and what is there unless it is free."""
-    return " ".join(f"{move.value[0]}{_what_is_there(state, move)}" for move in Move)
+    return " ".join(f"{move.value[0]}{what_is_there(state, move)}" for move in Move)
 
 
-def _what_is_there(state: State, move: Move) -> str:
+def what_is_there(state: State, move: Move) -> str:
+    """The cell that `move` leads to and what is on it, as the compact style says it; ` wall` beyond the board."""
     dx, dy = move.delta
     x, y, n = state.head[0] + dx, state.head[1] + dy, state.grid_size
     if state.mode == "wrap":
@@ -158,7 +160,7 @@ def _letters(state: State) -> str:
     return " ".join(move.value[0] for move in legal_moves(state))
 
 
-def _apple_sides(state: State) -> str:
+def apple_sides(state: State) -> str:
     """`R -`: where the apple is on each axis, `-` where head and apple are level.
 
     Without distances, which small models learn late: subtraction, where this is comparison.

@@ -23,6 +23,11 @@ def transform_cell(cell: Cell, grid_size: int, symmetry: int) -> Cell:
     return (y, x) if symmetry & 4 else (x, y)
 
 
+def inverse(symmetry: int) -> int:
+    """The symmetry that undoes `symmetry`: all undo themselves but the two quarter turns, which undo each other."""
+    return {5: 6, 6: 5}.get(symmetry, symmetry)
+
+
 def transform_move(move: Move, symmetry: int) -> Move:
     dx, dy = move.delta
     if symmetry & 1:

@@ -6,19 +6,22 @@ by the rules; neither is repaired or asked again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from snake_dist.data.symmetry import inverse, transform_move, transform_state
 from snake_dist.errors import InputError
-from snake_dist.evaluation.player import Player
-from snake_dist.game.board import End, Move, State
+from snake_dist.evaluation.claims import Claim, check_claims
+from snake_dist.evaluation.player import Answer, Player, answer_all
+from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, fatal_reason, new_game, step
 from snake_dist.game.text import parse_reply
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One finished game. `dataclasses.asdict` gives JSON; grid size, mode, seed and moves replay it."""
+    """One finished game. Grid size, mode, seed and moves replay it; `evaluation.game_log` writes it as JSON."""
 
     grid_size: int
     mode: str
@@ -37,8 +40,22 @@ class Episode:
     """Replies that named a legal move."""
     moves: tuple[str, ...]
     """Names of the moves, a fatal one included."""
-    last_reply: str
-    """The last reply as it came, for looking at."""
+    obstacles: tuple[Cell, ...] = ()
+    """Blocked cells, sorted."""
+    apples: tuple[Cell, ...] = ()
+    """Every apple in the order it was shown; a won game's last was eaten, any other's last was not."""
+    eaten_at: tuple[int, ...] = ()
+    """For each apple eaten: moves made by then, the eating one included."""
+    replies: tuple[str, ...] = ()
+    """The texts as they came."""
+    claims: tuple[tuple[Claim, ...], ...] = ()
+    """For each reply: what it says about the board, and whether that is so."""
+    prompts: tuple[str, ...] | None = None
+    """What was shown; None for a player that looks at the board itself."""
+    tokens: tuple[int, ...] | None = None
+    """Tokens of each reply; None for a player without any."""
+    ms: tuple[float, ...] = field(default=(), compare=False)
+    """For each reply: wall clock of the round that answered it / games in that round, in milliseconds."""
 
 
 def game_seeds(n: int, range_name: str = "test") -> range:
@@ -58,6 +75,9 @@ def play_games(
     max_steps: int,
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    on_finished: Callable[[Episode], None] | None = None,
+    symmetry: int = 0,
 ) -> list[Episode]:
     """Play one game for each seed, up to `batch_size` at once; finished games make room for the next seed.
 
@@ -65,7 +85,8 @@ def play_games(
     player whose replies do not depend on their batch (see `ModelPlayer` for what floating point can change),
     `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
     A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, replies so far)`
-    is called after every round. Raises InputError for an impossible size or mode.
+    is called after every round, `on_finished(episode)` when a game has ended. `symmetry` (see `data.symmetry`)
+    turns the board as the player sees it, and its moves back. Raises InputError for an impossible size or mode.
     """
     if batch_size < 1 or max_steps < 1:
         raise ValueError(f"batch_size {batch_size} and max_steps {max_steps} must be at least 1")
@@ -79,10 +100,17 @@ def play_games(
             running.append(game)
         if not running:
             return [game.episode() for game in games]
-        replies = player.replies([game.state for game in running])
-        for game, reply in zip(running, replies, strict=True):
-            game.answer(reply, max_steps)
+        started = time.perf_counter()
+        seen = [transform_state(game.state, symmetry) if symmetry else game.state for game in running]
+        answers = answer_all(player, seen)
+        ms = 1000 * (time.perf_counter() - started) / len(running)
+        for game, state, answer in zip(running, seen, answers, strict=True):
+            game.answer(state, answer, ms, symmetry, max_steps)
         num_replies += len(running)
+        if on_finished is not None:
+            for game in running:
+                if game.state.end is not None:
+                    on_finished(game.episode())
         running = [game for game in running if game.state.end is None]
         if on_progress is not None:
             on_progress(len(games) - len(running), num_replies)
@@ -90,30 +118,46 @@ def play_games(
 
 @dataclass(slots=True)
 class _Game:
-    """A game under way: its state and what has been counted so far."""
+    """A game under way: its state and what has been recorded so far."""
 
     seed: int
     state: State
-    num_replies: int = 0
     num_legal: int = 0
     moves: list[Move] = field(default_factory=list)
-    last_reply: str = ""
+    apples: list[Cell] = field(default_factory=list)
+    eaten_at: list[int] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    claims: list[tuple[Claim, ...]] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
 
-    def answer(self, reply: str, max_steps: int) -> None:
-        self.num_replies += 1
-        self.last_reply = reply
-        move = parse_reply(reply)
+    def __post_init__(self) -> None:
+        if self.state.apple is not None:
+            self.apples.append(self.state.apple)
+
+    def answer(self, seen: State, answer: Answer, ms: float, symmetry: int, max_steps: int) -> None:
+        self.answers.append(answer)
+        self.claims.append(check_claims(seen, answer.text))
+        self.ms.append(round(ms, 3))
+        move = parse_reply(answer.text)
         if move is None:
             self.state = end_game(self.state, End.INVALID_REPLY)
             return
+        move = transform_move(move, inverse(symmetry))
         self.moves.append(move)
         self.num_legal += fatal_reason(self.state, move) is None
+        score = self.state.score
         self.state = step(self.state, move)
+        if self.state.score > score:
+            self.eaten_at.append(self.state.steps)
+            if self.state.apple is not None:
+                self.apples.append(self.state.apple)
         if self.state.end is None and self.state.steps >= max_steps:
             self.state = end_game(self.state, End.STEP_CAP)
 
     def episode(self) -> Episode:
         assert self.state.end is not None
+        prompts = tuple(answer.prompt for answer in self.answers if answer.prompt is not None)
+        tokens = tuple(answer.num_tokens for answer in self.answers if answer.num_tokens is not None)
         return Episode(
             grid_size=self.state.grid_size,
             mode=self.state.mode,
@@ -121,9 +165,16 @@ class _Game:
             score=self.state.score,
             steps=self.state.steps,
             end=self.state.end.value,
-            num_replies=self.num_replies,
+            num_replies=len(self.answers),
             num_valid_format=len(self.moves),
             num_legal=self.num_legal,
             moves=tuple(move.value for move in self.moves),
-            last_reply=self.last_reply,
+            obstacles=tuple(sorted(self.state.obstacles)),
+            apples=tuple(self.apples),
+            eaten_at=tuple(self.eaten_at),
+            replies=tuple(answer.text for answer in self.answers),
+            claims=tuple(self.claims),
+            prompts=prompts or None,
+            tokens=tokens or None,
+            ms=tuple(self.ms),
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.episodes import game_seeds, play_games
-from snake_dist.evaluation.player import HeuristicPlayer, Player
-from snake_dist.evaluation.report import summarize
+from snake_dist.evaluation.episodes import Episode, game_seeds, play_games
+from snake_dist.evaluation.game_log import GameLog, Header
+from snake_dist.evaluation.play_metrics import gains, summarize
+from snake_dist.evaluation.player import Answer, HeuristicPlayer, Player, answer_all
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
@@ -54,11 +57,14 @@ class SpreadPlayer:
     player: Player
     rank: int
     world_size: int
-    gather: Callable[[list[str]], list[list[str]]]
+    gather: Callable[[list[Answer]], list[list[Answer]]]
     """Collective: the lists of all ranks, in rank order, on every rank."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
-        parts = self.gather(self.player.replies(states[self.rank :: self.world_size]))
+        return [answer.text for answer in self.answers(states)]
+
+    def answers(self, states: Sequence[State]) -> list[Answer]:
+        parts = self.gather(answer_all(self.player, states[self.rank :: self.world_size]))
         return [parts[i % self.world_size][i // self.world_size] for i in range(len(states))]
 
 
@@ -70,36 +76,83 @@ class Games:
     mode: str
     seeds: range
     max_steps: int
+    """0: no limit."""
+    symmetry: int = 0
+    """How the board is turned for the players (`data.symmetry`)."""
 
-    def play(self, player: Player, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-        """`report.summarize` of the player's games."""
-        started = time.perf_counter()
-        limit = self.max_steps or NO_STEP_LIMIT
-        episodes = play_games(
-            player, self.grid_size, self.mode, self.seeds, limit, max(1, len(self.seeds)), on_progress
+    def play(
+        self,
+        player: Player,
+        batch_size: int | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        log: GameLog | None = None,
+    ) -> list[Episode]:
+        """The player's games, all at once unless `batch_size` says how many; those that `log` holds are not played."""
+        finished = {} if log is None else log.finished
+        missing = [seed for seed in self.seeds if seed not in finished]
+        played = play_games(
+            player,
+            self.grid_size,
+            self.mode,
+            missing,
+            self.max_steps or NO_STEP_LIMIT,
+            batch_size or max(1, len(missing)),
+            None if on_progress is None else _counted_from(len(self.seeds) - len(missing), on_progress),
+            on_finished=None if log is None else log.append,
+            symmetry=self.symmetry,
         )
-        return summarize(episodes, time.perf_counter() - started)
+        by_seed = {**finished, **{episode.seed: episode for episode in played}}
+        return [by_seed[seed] for seed in self.seeds]
+
+    def log(self, directory: Path, name: str, kind: str, identity: str) -> GameLog:
+        """The log of one player of this comparison, `directory/NAME.jsonl`. Raises InputError; see `GameLog`."""
+        header = Header(name, kind, identity, self.grid_size, self.mode, self.max_steps, self.symmetry)
+        return GameLog(directory / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}.jsonl", header)
+
+    def settings(self) -> dict[str, Any]:
+        """What report.json says of the games."""
+        return {
+            "grid_size": self.grid_size,
+            "mode": self.mode,
+            "max_steps": self.max_steps,
+            "symmetry": self.symmetry,
+            "first_seed": self.seeds[0],
+            "games": len(self.seeds),
+        }
 
 
 def judge(
     players: Mapping[str, Player],
     games: Games,
     *,
+    identities: Mapping[str, str],
     is_trained: Callable[[State], bool],
     on_progress: Callable[[str, int, int], None],
+    log_directory: Path | None,
 ) -> dict[str, Any]:
-    """{"players": {name: summary}, "state_bank": {name: rates}} for players and, in games, the yardsticks.
+    """{"players": {name: summary}, "gain_over_base": ..., "state_bank": {name: rates}}, with the yardsticks' games.
 
     `is_trained` says whether a state was trained on; such states are left out of the bank, which is not asked
-    if none is left.
-    `on_progress(player name, games finished, replies so far)` is called after every round.
+    if none is left. `on_progress(player name, games finished, replies so far)` is called after every round.
+    Games are logged in `log_directory`, if there is one, under the players' `identities`.
     """
-    summaries, bank_scores = {}, {}
+    everybody = [(name, "model", identities[name], player) for name, player in players.items()]
+    everybody += [(name, "heuristic", name, HeuristicPlayer(POLICIES[name])) for name in YARDSTICKS]
+    episodes, bank_scores = {}, {}
     bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, "test", is_trained)
-    for name, player in players.items():
-        summaries[name] = games.play(player, partial(on_progress, name))
-        if bank:
+    for name, kind, identity, player in everybody:
+        progress = partial(on_progress, name) if kind == "model" else None
+        with nullcontext() if log_directory is None else games.log(log_directory, name, kind, identity) as log:
+            episodes[name] = games.play(player, on_progress=progress, log=log)
+        if bank and kind == "model":
             bank_scores[name] = score_bank(player, bank)
-    for name in YARDSTICKS:
-        summaries[name] = games.play(HeuristicPlayer(POLICIES[name]))
-    return {"players": summaries, "state_bank": bank_scores}
+    return {
+        "players": {name: summarize(played) for name, played in episodes.items()},
+        "gain_over_base": gains(episodes, "base") if "base" in players else {},
+        "state_bank": bank_scores,
+    }
+
+
+def _counted_from(already: int, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    return lambda finished, replies: on_progress(already + finished, replies)

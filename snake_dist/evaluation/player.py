@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from snake_dist.data.tokenization import encode_prompt
 from snake_dist.game.board import Move, State
@@ -23,12 +23,40 @@ if TYPE_CHECKING:
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply and how it came about."""
+
+    text: str
+    """What the player said; judged by the caller."""
+    prompt: str | None = None
+    """What it was shown; None if it looks at the board itself."""
+    num_tokens: int | None = None
+    """Tokens it took, the stop token included; None if there are none."""
+
+
 class Player(Protocol):
     """Anything with `replies`; a position it is asked about is always of a running game."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
         """One reply for each state, in order. What the replies say is judged by the caller."""
         ...
+
+
+@runtime_checkable
+class AnsweringPlayer(Player, Protocol):
+    """A player that can also say what it was shown and how many tokens it took."""
+
+    def answers(self, states: Sequence[State]) -> list[Answer]:
+        """One answer for each state, in order; their texts are what `replies` gives."""
+        ...
+
+
+def answer_all(player: Player, states: Sequence[State]) -> list[Answer]:
+    """The player's answers, with as much about each as it can say."""
+    if isinstance(player, AnsweringPlayer):
+        return player.answers(states)
+    return [Answer(text) for text in player.replies(states)]
 
 
 @dataclass(frozen=True)
@@ -68,20 +96,25 @@ class ModelPlayer:
     """False: answer as the base model, with the adapter of a PeftModel switched off."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
-        prompts = [encode_prompt(self.tokenizer, render_prompt(state, self.style)) for state in states]
+        return [answer.text for answer in self.answers(states)]
+
+    def answers(self, states: Sequence[State]) -> list[Answer]:
+        shown = [render_prompt(state, self.style) for state in states]
+        prompts = [encode_prompt(self.tokenizer, prompt) for prompt in shown]
         limit = getattr(self.model.config, "max_position_embeddings", None)
         room = math.inf if limit is None else limit - self.max_new_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         fitting.sort(key=lambda i: len(prompts[i]))  # neighbours of like length need little padding
-        texts = [""] * len(prompts)
+        answers = [Answer("", prompt, 0) for prompt in shown]
         with _answering(self.model, self.adapter):
             for start in range(0, len(fitting), self.batch_size):
                 rows = fitting[start : start + self.batch_size]
                 decoded = greedy_decode(self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens)
                 for i, ids in zip(rows, decoded, strict=True):
                     # Special tokens stay visible: leaving them out would repair a reply.
-                    texts[i] = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return texts
+                    text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                    answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
+        return answers
 
 
 def greedy_decode(

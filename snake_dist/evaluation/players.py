@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snake_dist.checkpoint.adapter import load_adapter, read_metadata
+from snake_dist.checkpoint.publish import sha256_of
 from snake_dist.errors import InputError
 from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
 from snake_dist.game.text import check_style
@@ -15,27 +19,133 @@ from snake_dist.model import base
 if TYPE_CHECKING:
     import torch
 
+LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
+"""Heuristics from weak to perfect."""
+OTHER_PLAYERS = ("base",)
+"""Players that are neither heuristics nor adapters."""
 BATCH_SIZE = 64
 """States decoded at once, at most."""
 BASE_MAX_NEW_TOKENS = 64
 """A base model by itself may say so much; beside an adapter it may say as much as that one was taught to."""
 
 
-def find_players(names: tuple[str, ...], base_model: str, style: str) -> tuple[dict[str, Player], int, str]:
-    """({name: player}, grid size, mode) for `adapter DIR` (with its base), `base`, or a heuristic's name.
+@dataclass(frozen=True)
+class Entrant:
+    """A player of a comparison, not loaded yet."""
 
-    Raises InputError naming the choices.
+    name: str
+    """In the report."""
+    kind: str
+    """heuristic, model, endpoint or human."""
+    identity: str
+    """What decides how it plays; see `game_log.Header`."""
+    load: Callable[[], Player]
+    base: str | None = None
+    """Name of the entrant that it is measured against."""
+    batch_size: int | None = None
+    """Games at once; None: all of them."""
+
+
+@dataclass(frozen=True)
+class PlayerOptions:
+    """What the players that need more than a name are to be."""
+
+    base_model: str
+    style: str
+
+
+def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[Entrant], tuple[int, str] | None]:
+    """(entrants, (grid size, mode) of their training or None) for the words of --player.
+
+    `adapter` takes the directories that follow it, and brings each base in. Nothing is loaded, but everything is
+    looked for. Raises InputError naming the choices.
     """
-    match names:
-        case ("adapter", directory):
-            metadata = read_metadata(Path(directory))
-            players = load_model_players(Path(directory), base.device_for(0))
-            return {**players}, metadata["grid_size"], metadata["mode"]
-        case ("base",):
-            return {"base": load_base_player(base_model, style)}, 10, "classic"
-        case (name,) if name in POLICIES:
-            return {name: HeuristicPlayer(POLICIES[name])}, 10, "classic"
-    raise InputError(f"--player {' '.join(names)}: choose from adapter DIR, base, {', '.join(POLICIES)}")
+    check_style(options.style)
+    words, entrants = list(names), []
+    directories = [Path(word) for word in _adapter_words(words)]
+    labels = _labels(directories)
+    bases: dict[str, str] = {}
+    for directory, label in zip(directories, labels, strict=True):
+        metadata = read_metadata(directory)
+        style, limit = metadata["style"], metadata["max_completion_tokens"]
+        if style is None:
+            raise InputError(
+                f"--player adapter {directory}: was trained on prompts of no known style, so it cannot play"
+            )
+        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {style} prompts"
+        if base_identity not in bases:
+            bases[base_identity] = "base" if not bases else f"base of {label}"
+            load = partial(_from_adapter, directory, "base")
+            identity = f"{base_identity}, {limit} tokens"
+            entrants.append(Entrant(bases[base_identity], "model", identity, load))
+        load = partial(_from_adapter, directory, "adapter")
+        entrants.append(Entrant(label, "model", adapter_identity(directory), load, bases[base_identity]))
+    for word in dict.fromkeys(words):
+        entrants.append(_entrant(word, options))
+    return entrants, _common_board(directories)
+
+
+def ladder_entrants(present: Sequence[Entrant]) -> list[Entrant]:
+    """The heuristics that everybody is measured by, but for those that play already."""
+    names = {entrant.name for entrant in present}
+    return [_heuristic(name) for name in LADDER if name not in names]
+
+
+def adapter_identity(directory: Path) -> str:
+    """The hash of the weights in a saved adapter."""
+    return f"adapter {sha256_of(directory / 'adapter_model.safetensors')[:16]}"
+
+
+def _adapter_words(words: list[str]) -> list[str]:
+    """Take `adapter` and the directories after it out of `words`; returns the directories."""
+    if "adapter" not in words:
+        return []
+    at = words.index("adapter")
+    end = next((i for i in range(at + 1, len(words)) if words[i] in (*POLICIES, *OTHER_PLAYERS)), len(words))
+    directories = words[at + 1 : end]
+    if not directories or "adapter" in directories:
+        raise InputError("--player adapter: once, with one or more directories after it")
+    del words[at:end]
+    return directories
+
+
+def _labels(directories: Sequence[Path]) -> list[str]:
+    """`adapter` for a single one; else the names of their runs, or the whole paths where those are not unique."""
+    if len(directories) == 1:
+        return ["adapter"]
+    paths = [directory.absolute() for directory in directories]
+    named = [path.parents[1].name if path.name == "model_artifacts" else path.name for path in paths]
+    return named if len({*named, "base"}) > len(named) else [str(path) for path in directories]
+
+
+def _common_board(directories: Sequence[Path]) -> tuple[int, str] | None:
+    boards = {directory: read_metadata(directory) for directory in directories}
+    found = {(metadata["grid_size"], metadata["mode"]) for metadata in boards.values()}
+    return found.pop() if len(found) == 1 else None
+
+
+def _entrant(word: str, options: PlayerOptions) -> Entrant:
+    if word in POLICIES:
+        return _heuristic(word)
+    if word == "base":
+        location = base.find_base(base.ModelConfig(options.base_model))
+        identity = f"{location}, {options.style} prompts, {BASE_MAX_NEW_TOKENS} tokens"
+        return Entrant("base", "model", identity, partial(load_base_player, options.base_model, options.style))
+    raise InputError(f"--player {word}: choose from adapter DIR..., {', '.join((*OTHER_PLAYERS, *POLICIES))}")
+
+
+def _heuristic(name: str) -> Entrant:
+    return Entrant(name, "heuristic", name, lambda: HeuristicPlayer(POLICIES[name]))
+
+
+def _from_adapter(directory: Path, name: str) -> ModelPlayer:
+    return _loaded_pair(directory)[name]
+
+
+@lru_cache(maxsize=1)
+def _loaded_pair(directory: Path) -> dict[str, ModelPlayer]:
+    """An adapter and its base, one pair in memory at a time."""
+    return load_model_players(directory, base.device_for(0))
 
 
 def load_player(adapter_dir: str | Path) -> ModelPlayer:

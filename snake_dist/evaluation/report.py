@@ -1,53 +1,17 @@
-"""From episodes to numbers with stable names (docs/metrics.md), a table for the terminal, and report.json."""
+"""Numbers of play as a table for the terminal, under W&B names, and as report.json."""
 
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from snake_dist.checkpoint.publish import write_json_atomically
-from snake_dist.evaluation.episodes import Episode
-from snake_dist.evaluation.statistics import as_json, bootstrap_mean_interval, game_rate_interval, rate_entry
-from snake_dist.game.board import End
 
 TABLE_WIDTH = 100
 _MAX_NAME_WIDTH = 24
 _NO_BREAK = "\u00a0"
-
-
-def summarize(episodes: Sequence[Episode], seconds: float | None = None) -> dict[str, Any]:
-    """The numbers of one player's games, as JSON; `seconds` of wall clock adds moves_per_second.
-
-    `ends` names every reason, also those with 0 games, and sums to `games`. A rate is pooled over all replies
-    of all games; see `game_rate_interval` for its interval. Raises ValueError without episodes.
-    """
-    if not episodes:
-        raise ValueError("there is no episode to summarize")
-    apples = [episode.score for episode in episodes]
-    replies = [episode.num_replies for episode in episodes]
-    steps = sum(episode.steps for episode in episodes)
-    ends = Counter(episode.end for episode in episodes)
-    summary: dict[str, Any] = {
-        "games": len(episodes),
-        "apples": {
-            "mean": fmean(apples),
-            "ci95": as_json(bootstrap_mean_interval(apples)),
-            "median": median(apples),
-            "max": max(apples),
-        },
-        "legal_move_rate": _rate([episode.num_legal for episode in episodes], replies),
-        "format_valid_rate": _rate([episode.num_valid_format for episode in episodes], replies),
-        "ends": {end.value: ends[end.value] for end in End},
-        "steps": {"mean": steps / len(episodes)},
-        "steps_per_apple": steps / sum(apples) if any(apples) else None,
-    }
-    if seconds is not None:
-        summary["moves_per_second"] = sum(replies) / seconds
-    return summary
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
@@ -102,10 +66,6 @@ def write_report(directory: str | Path, results: Mapping[str, Any], settings: Ma
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(path, {"settings": settings, **results})
     return path
-
-
-def _rate(successes: Sequence[int], replies: Sequence[int]) -> dict[str, Any]:
-    return rate_entry(sum(successes), sum(replies), game_rate_interval(successes, replies))
 
 
 def _percent(value: Any) -> Any:

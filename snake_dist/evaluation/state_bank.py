@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from snake_dist.data.completions import begins_shortest_path
 from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_state
+from snake_dist.evaluation.claims import check_claims
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.player import Player
-from snake_dist.evaluation.statistics import rate
+from snake_dist.evaluation.statistics import game_rate_interval, rate, rate_entry
 from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.text import parse_reply
 from snake_dist.heuristics.policies import bfs_safe
-from snake_dist.heuristics.search import optimal_moves
+from snake_dist.heuristics.search import optimal_moves, safe_first_moves, tail_distances
 
 STATES_PER_GAME = 8
 """One in each of 8 equal bands of snake length."""
@@ -85,27 +87,52 @@ class _Verdict:
     optimal: bool
     choice: bool
     """Whether the state has a legal move that is not optimal."""
+    fork: bool
+    """Whether some legal moves are tail-safe and others are not: the tail is in reach after them, or will be once a
+    shortest path to the apple that they begin has been walked."""
+    tail_safe: bool
+    """Whether the move is."""
+    temptation: bool
+    """A fork where a move that is not begins a shortest path to the apple."""
+    food_first: bool
+    """Whether such a move was made."""
+    claims: tuple[bool, ...]
+    """Which of the reply's claims are true."""
 
 
 def _verdict(state: State, reply: str) -> _Verdict:
     move, legal, optimal = parse_reply(reply), legal_moves(state), optimal_moves(state)
+    safe = {*tail_distances(state), *safe_first_moves(state)}
+    fork = 0 < len(safe) < len(legal)
+    tempting = {move for move in legal if move not in safe and begins_shortest_path(state, move)} if fork else set()
     return _Verdict(
         fill=100 * len(state.body) / (state.grid_size**2 - len(state.obstacles)),
         valid=move is not None,
         legal=move in legal,
         optimal=move in optimal,
         choice=len(optimal) < len(legal),
+        fork=fork,
+        tail_safe=move in safe,
+        temptation=bool(tempting),
+        food_first=move in tempting,
+        claims=tuple(claim.true for claim in check_claims(state, reply)),
     )
 
 
 def _rates(verdicts: Sequence[_Verdict]) -> dict[str, Any]:
     n, choices = len(verdicts), [verdict for verdict in verdicts if verdict.choice]
+    forks, tempted = ([v for v in verdicts if v.fork], [v for v in verdicts if v.temptation])
+    true, said = ([sum(v.claims) for v in verdicts if v.claims], [len(v.claims) for v in verdicts if v.claims])
     return {
         "n": n,
         "optimal_set_rate": rate(sum(verdict.optimal for verdict in verdicts), n),
         "optimal_choice_rate": rate(sum(verdict.optimal for verdict in choices), len(choices)),
         "legal_move_rate": rate(sum(verdict.legal for verdict in verdicts), n),
         "format_valid_rate": rate(sum(verdict.valid for verdict in verdicts), n),
+        "avoidable_fatal_rate": rate(sum(verdict.valid and not verdict.legal for verdict in verdicts), n),
+        "tail_safe_fork_rate": rate(sum(verdict.tail_safe for verdict in forks), len(forks)),
+        "food_over_survival_rate": rate(sum(verdict.food_first for verdict in tempted), len(tempted)),
+        "claims_true_rate": rate_entry(sum(true), sum(said), game_rate_interval(true, said)),
     }
 
 

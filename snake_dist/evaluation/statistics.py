@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,30 @@ def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: i
     # Not BCa: it is undefined where all games have the same rate.
     low, high = _bootstrap((successes, replies), pooled, "percentile", seed)
     return min(low, wilson[0]), max(high, wilson[1])
+
+
+def paired_gain(values: Sequence[float], base: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """mean, ci95 (bootstrap, BCa), n and probability of `values - base`, pair by pair.
+
+    The probability is the share of bootstrap resamples of the pairs with a mean above 0, those at 0 counted half:
+    how sure the sample makes it that the mean gain is positive. None for fewer than two pairs.
+    """
+    import numpy as np
+
+    gains = np.subtract(values, base).astype(float)
+    n = len(gains)
+    probability = None
+    if n > 1:
+        rng = np.random.default_rng(seed)
+        means = np.concatenate([gains[rng.integers(n, size=(500, n))].mean(axis=1) for _ in range(20)])
+        probability = float((means > 0).mean() + (means == 0).mean() / 2)
+    interval = bootstrap_mean_interval(gains.tolist(), seed)
+    return {"mean": float(gains.mean()), "ci95": as_json(interval), "n": n, "probability": probability}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all values do not exceed."""
+    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
 
 
 def rate(successes: int, n: int) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snake_dist.evaluation.episodes import Episode, play_games
+from snake_dist.evaluation.play_metrics import summarize
 from snake_dist.evaluation.player import HeuristicPlayer
-from snake_dist.evaluation.report import flatten, render_table, summarize, write_report
+from snake_dist.evaluation.report import flatten, render_table, write_report
 from snake_dist.evaluation.state_bank import build_bank, score_bank
+from snake_dist.evaluation.statistics import paired_gain
 from snake_dist.game.board import End
 from snake_dist.heuristics.policies import POLICIES
 
@@ -30,7 +33,7 @@ def episode(seed=0, score=0, legal=0, end="invalid_reply"):
         num_valid_format=legal + fatal,
         num_legal=legal,
         moves=("UP",) * (legal + fatal),
-        last_reply="",
+        replies=("",) * (legal + failed),
     )
 
 
@@ -41,9 +44,7 @@ ADAPTER = summarize(
 
 
 def test_numbers_of_known_games():
-    summary = summarize(
-        [episode(1, 0, 3, "wall"), episode(2, 4, 20, "trapped"), episode(3, 2, 9, "invalid_reply")], seconds=2
-    )
+    summary = summarize([episode(1, 0, 3, "wall"), episode(2, 4, 20, "trapped"), episode(3, 2, 9, "invalid_reply")])
     assert summary["games"] == 3
     assert (summary["apples"]["mean"], summary["apples"]["median"], summary["apples"]["max"]) == (2, 2, 4)
     assert summary["apples"]["ci95"][0] < 2 < summary["apples"]["ci95"][1]
@@ -51,7 +52,9 @@ def test_numbers_of_known_games():
     assert (summary["format_valid_rate"]["value"], summary["format_valid_rate"]["n"]) == (33 / 34, 34)
     assert summary["steps"] == {"mean": 11}
     assert summary["steps_per_apple"] == 33 / 6
-    assert summary["moves_per_second"] == 17
+    timed = summarize([replace(episode(1, 0, 3, "wall"), ms=(10, 20, 30, 20))])
+    assert (timed["ms_per_move"], timed["moves_per_second"]) == (20, 50)
+    assert summary["ms_per_move"] is summary["moves_per_second"] is None
     assert {reason for reason, count in summary["ends"].items() if count} == {
         "wall",
         "trapped",
@@ -68,7 +71,7 @@ def test_ends_sum_to_games(policy):
 
 
 def test_a_player_that_names_no_move_is_told_apart_from_one_that_plays():
-    assert BASE["apples"] == {"mean": 0, "ci95": [0, 0], "median": 0, "max": 0}
+    assert BASE["apples"] == {"mean": 0, "ci95": [0, 0], "median": 0, "p5": 0, "max": 0}
     assert BASE["steps_per_apple"] is None
     assert BASE["legal_move_rate"]["ci95"][1] < 0.2
     for name in ("legal_move_rate", "format_valid_rate"):
@@ -123,8 +126,9 @@ def test_every_name_is_documented():
     player = HeuristicPlayer(POLICIES["bfs"])
     bank_scores = score_bank(player, build_bank(5, "classic", 4))
     names = {
-        *leaves(summarize([episode()], 1)),
-        *leaves({k: v for k, v in bank_scores.items() if k != "by_fill"}),
+        *leaves(summarize([episode()])),
+        *leaves(bank_scores),
+        *leaves({"gain_over_base": paired_gain([1, 2], [1, 1])}),
     }
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert all(f"`{bucket}`" in page for bucket in bank_scores["by_fill"])
@@ -133,7 +137,7 @@ def test_every_name_is_documented():
 def leaves(tree, prefix=""):
     """Dotted paths, with rates (value, ci95, n) and the table of ends taken as one entry each."""
     for key, value in tree.items():
-        if isinstance(value, dict) and "value" not in value and key != "ends":
+        if isinstance(value, dict) and "value" not in value and key not in ("ends", "end_shares") and "by" not in key:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

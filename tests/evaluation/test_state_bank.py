@@ -7,11 +7,11 @@ import pytest
 from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_state
 from snake_dist.evaluation.player import HeuristicPlayer
 from snake_dist.evaluation.state_bank import build_bank, score_bank
-from snake_dist.game.board import MODES
+from snake_dist.game.board import MODES, Move
 from snake_dist.game.rules import legal_moves
 from snake_dist.game.text import render_prompt
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.heuristics.search import tail_distances
+from snake_dist.heuristics.search import safe_first_moves, tail_distances
 
 SIZE = 64
 
@@ -76,7 +76,39 @@ def test_scores_of_known_players(bank):
     assert random["optimal_choice_rate"]["value"] < random["optimal_set_rate"]["value"] < 1
     assert random["optimal_choice_rate"]["ci95"][1] < safe["optimal_choice_rate"]["ci95"][0]
     mute = score_bank(Mute(), bank)
-    assert {mute[name]["value"] for name in mute if name.endswith("_rate")} == {0}
+    assert {mute[name]["value"] for name in mute if name.endswith("_rate") and mute[name]["n"]} == {0}
+    assert mute["claims_true_rate"]["n"] == 0
+
+
+def test_forks_between_food_and_tail():
+    bank = build_bank(6, "classic", 160)
+    scores = {name: score_bank(HeuristicPlayer(POLICIES[name]), bank) for name in ("bfs", "bfs-safe", "random-legal")}
+    assert {rates["tail_safe_fork_rate"]["n"] for rates in scores.values()} == {forks(bank)}
+    assert scores["bfs-safe"]["tail_safe_fork_rate"]["value"] == 1
+    assert scores["bfs-safe"]["food_over_survival_rate"]["value"] == 0
+    assert 0 < scores["bfs"]["tail_safe_fork_rate"]["value"] < 1
+    assert scores["bfs"]["food_over_survival_rate"]["value"] > 0
+    assert all(rates["avoidable_fatal_rate"]["value"] == 0 for rates in scores.values())
+
+
+def forks(bank):
+    safe = [{*tail_distances(state), *safe_first_moves(state)} for state in bank]
+    return sum(0 < len(moves) < len(legal_moves(state)) for moves, state in zip(safe, bank, strict=True))
+
+
+class Reckless:
+    """Always UP, with one true and one false claim."""
+
+    def replies(self, states):
+        return [f"Moving UP from {list(state.head)}. Free cells: 999. Move: UP" for state in states]
+
+
+def test_fatal_moves_and_false_claims_are_counted(bank):
+    scores = score_bank(Reckless(), bank)
+    num_fatal = sum(Move.UP not in legal_moves(state) for state in bank)
+    assert scores["avoidable_fatal_rate"]["value"] == num_fatal / SIZE > 0
+    assert scores["legal_move_rate"]["value"] == 1 - num_fatal / SIZE
+    assert (scores["claims_true_rate"]["value"], scores["claims_true_rate"]["n"]) == (0.5, 2 * SIZE)
 
 
 def test_buckets_of_fill_hold_every_state_once(bank):

@@ -1,0 +1,62 @@
+"""Play a comparison: every entrant on the same games and the same bank of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from snake_dist.evaluation.episodes import Episode
+from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.play_metrics import gains, summarize
+from snake_dist.evaluation.players import Entrant
+from snake_dist.evaluation.state_bank import build_bank, score_bank
+
+
+def compare(entrants: Sequence[Entrant], games: Games, directory: Path | None, bank_states: int) -> dict[str, Any]:
+    """What `report.write_report` takes: {"players": ..., "gain_over_base": ..., "state_bank": ...}.
+
+    With a directory, games are logged in its `games/`, and those already there are not played again. An entrant is
+    loaded when its turn comes, and not at all if there is nothing left for it to do. Humans are not asked about
+    the bank. Raises InputError for logs of other games, before anything is loaded.
+    """
+    bank = build_bank(games.grid_size, games.mode, bank_states) if bank_states else []
+    if directory is not None:
+        for entrant in entrants:
+            with games.log(directory / "games", entrant.name, entrant.kind, entrant.identity):
+                pass
+    episodes: dict[str, list[Episode]] = {}
+    bank_scores = {}
+    for entrant in entrants:
+        episodes[entrant.name] = _play(entrant, games, directory)
+        if bank and entrant.kind != "human":
+            bank_scores[entrant.name] = score_bank(entrant.load(), bank)
+    gained: dict[str, Any] = {}
+    for entrant in entrants:
+        if entrant.base is not None:
+            pair = {name: episodes[name] for name in (entrant.base, entrant.name)}
+            gained |= gains(pair, entrant.base)
+    return {
+        "players": {name: summarize(played) for name, played in episodes.items()},
+        "gain_over_base": gained,
+        "state_bank": bank_scores,
+    }
+
+
+def _play(entrant: Entrant, games: Games, directory: Path | None) -> list[Episode]:
+    logged = directory and games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
+    with logged or nullcontext() as log, tqdm(total=len(games.seeds), desc=entrant.name, unit="game") as bar:
+        if log is not None and all(seed in log.finished for seed in games.seeds):
+            return [log.finished[seed] for seed in games.seeds]
+        return games.play(entrant.load(), entrant.batch_size, on_progress=_shown_on(bar), log=log)
+
+
+def _shown_on(bar: Any) -> Callable[[int, int], None]:
+    def show(finished: int, replies: int) -> None:
+        bar.set_postfix_str(f"{replies} moves", refresh=False)
+        bar.update(finished - bar.n)
+
+    return show

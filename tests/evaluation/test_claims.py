@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from snake_dist.data.completions import render_completion
+from snake_dist.evaluation.claims import check_claims
+from snake_dist.game.board import MODES
+from snake_dist.game.rules import new_game, step
+from snake_dist.game.text import PROMPT_STYLES, parse_reply
+from snake_dist.heuristics.policies import POLICIES
+
+NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7}
+
+
+def positions(mode, policy="bfs-safe"):
+    """(state, move) along a game."""
+    state, found = new_game(6, 3, mode), []
+    while state.end is None and state.steps < 150:
+        move = POLICIES[policy](state)
+        found.append((state, move))
+        state = step(state, move)
+    return found[::3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+def test_all_claims_of_our_completions_are_found_and_true(style, mode):
+    for state, move in positions(mode):
+        completion = render_completion(state, move, style, "bfs-safe")
+        claims = check_claims(state, completion)
+        assert all(claim.true for claim in claims), completion
+        assert len(claims) == NUM_CLAIMS[style], completion
+
+
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+def test_a_completion_of_another_position_is_true_only_where_the_two_say_the_same(style):
+    """The claims checked on a wrong board are the true ones of that board wherever the texts agree."""
+    found = positions("classic")
+    num_false = 0
+    for (state, _), (other, move) in zip(found, found[5:], strict=False):
+        told = render_completion(other, move, style, "bfs-safe")
+        claims = check_claims(state, told)
+        assert len(claims) == NUM_CLAIMS[style]
+        num_false += sum(not claim.true for claim in claims)
+        own = [told[claim.start : claim.end] for claim in check_claims(other, told)]
+        assert own == [told[claim.start : claim.end] for claim in claims]
+    assert num_false > len(found)
+
+
+FALSE = [
+    ("compact", "ok U D L R", "ok U D L R"),
+    ("compact", "apple R U", "R"),
+    ("sentence", "from [0, 0]", "from [0, 0]"),
+    ("sentence", "Manhattan distance to apple: 99", "Manhattan distance to apple: 99"),
+    ("board", "Free space: UP=44", "UP=44"),
+    ("short", "BFS: No path to apple", "No path to apple"),
+]
+
+
+@pytest.mark.parametrize(("style", "text", "claim"), FALSE)
+def test_false_claims_are_marked_where_they_stand(style, text, claim):
+    state = next(state for state, _ in positions("classic") if len(state.body) > 3 and state.head != (0, 0))
+    if style == "compact" and text.startswith("apple"):
+        text = text if state.apple[0] <= state.head[0] else "apple L U"
+        claim = text.split()[1]
+    reply = f"{text}. Move: UP"
+    false = [reply[found.start : found.end] for found in check_claims(state, reply) if not found.true]
+    assert claim in false
+
+
+def test_a_reply_without_our_claims_makes_none():
+    state = new_game(10, 1)
+    for reply in ("UP", "Move: UP", "", "I like apples. LEFT is good. Up 3 and Right 4.", '{"move": "UP"}'):
+        assert check_claims(state, reply) == ()
+    assert parse_reply("Move: UP") is not None

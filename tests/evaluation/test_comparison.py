@@ -1,0 +1,97 @@
+"""Comparisons from the words of --player to report.json, with tiny models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from snake_dist.errors import InputError
+from snake_dist.evaluation import players as players_module
+from snake_dist.evaluation.comparison import compare
+from snake_dist.evaluation.game_log import read_log
+from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants
+from tests.tiny_models import tiny_adapter
+
+GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory, llama_dir):
+    directory = tmp_path_factory.mktemp("adapters")
+    return [
+        tiny_adapter(directory / name / "lora_adapters/model_artifacts", llama_dir, seed)
+        for seed, name in enumerate(("calm", "wild"))
+    ]
+
+
+def find(*words, **options):
+    return find_entrants(
+        [str(word) for word in words], PlayerOptions(**{"base_model": "x", "style": "compact"} | options)
+    )
+
+
+def test_words_of_a_comparison(adapters):
+    entrants, board = find("bfs", "adapter", *adapters, "greedy", "bfs")
+    assert [(entrant.name, entrant.base) for entrant in entrants] == [
+        ("base", None), ("calm", "base"), ("wild", "base"), ("bfs", None), ("greedy", None),
+    ]  # fmt: skip
+    assert board == (5, "classic")
+    assert entrants[1].identity != entrants[2].identity
+    assert [entrant.name for entrant in find("adapter", adapters[0])[0]] == ["base", "adapter"]
+    assert find("bfs")[1] is None
+    assert [entrant.name for entrant in ladder_entrants(entrants)] == ["random-legal", "bfs-safe", "hamiltonian"]
+
+
+def test_adapters_of_one_name_keep_their_paths(tmp_path, llama_dir):
+    paths = [tiny_adapter(tmp_path / part / "same", llama_dir) for part in ("a", "b")]
+    assert [entrant.name for entrant in find("adapter", *paths)[0]] == ["base", *map(str, paths)]
+
+
+BAD = {
+    "nobody": (["nobody"], "nobody"),
+    "no directory": (["adapter", "bfs"], "directories"),
+    "missing": (["adapter", "/no/such"], "/no/such"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_unknown_players_are_named(name):
+    words, message = BAD[name]
+    with pytest.raises(InputError, match=message):
+        find(*words)
+
+
+def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters, monkeypatch):
+    entrants, _ = find("adapter", adapters[0], "greedy")
+    results = compare(entrants, GAMES, tmp_path, bank_states=12)
+    assert results["players"].keys() == {"base", "adapter", "greedy"}
+    assert results["state_bank"].keys() == results["players"].keys()
+    assert results["gain_over_base"]["adapter"]["n"] == 6
+    assert json.loads(json.dumps(results)) == results
+    logs = {path.stem: read_log(path, check=True) for path in (tmp_path / "games").iterdir()}
+    assert {name: len(games) for name, games in logs.items()} == {"base": 6, "adapter": 6, "greedy": 6}
+    _, said = logs["adapter"][0]
+    assert (len(said.prompts), len(said.tokens)) == (said.num_replies, said.num_replies)
+    assert results["players"]["adapter"]["tokens_per_move"] > 0
+
+    log = tmp_path / "games/greedy.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
+    monkeypatch.setattr(players_module, "load_model_players", None)  # nothing is left for the models
+    again = compare(entrants, GAMES, tmp_path, bank_states=0)
+    for name in ("base", "adapter"):
+        assert again["players"][name] == results["players"][name]
+    assert without_time(again["players"]["greedy"]) == without_time(results["players"]["greedy"])
+
+
+def without_time(summary):
+    return {name: value for name, value in summary.items() if name not in ("ms_per_move", "moves_per_second")}
+
+
+def test_logs_of_other_games_are_refused_before_anything_is_played(tmp_path):
+    entrants, _ = find("greedy", "bfs")
+    compare(entrants[1:], GAMES, tmp_path, bank_states=0)
+    with pytest.raises(InputError, match=r"bfs\.jsonl: has games with grid_size 5, not 6"):
+        compare(entrants, Games(6, "classic", GAMES.seeds, 8), tmp_path, bank_states=0)
+    assert (tmp_path / "games/greedy.jsonl").read_text() == ""
