@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from snake_dist.checkpoint.adapter import expected_shapes, gather_adapter, prove_adapter, save_adapter
+from snake_dist.checkpoint.adapter import gather_adapter, prove_adapter, save_adapter
 from snake_dist.checkpoint.publish import write_json_atomically
+from snake_dist.checkpoint.published import adapter_start, publishable
 from snake_dist.cluster.world import agree, gather, world_from_environment
 from snake_dist.data.packing import pack, pad
 from snake_dist.data.tokenization import hash_prompt
@@ -37,6 +38,7 @@ from snake_dist.training.engine import start_engine
 from snake_dist.training.held_out import held_out_metrics
 from snake_dist.training.loop import Collate, Metrics, run_steps
 from snake_dist.training.metrics import MetricsLog
+from snake_dist.training.rank_allocation import rank_allocation
 from snake_dist.training.wandb_log import WandbLog
 
 if TYPE_CHECKING:
@@ -85,14 +87,15 @@ def train_and_save(run: Run, summary: dict[str, Any]) -> MetricsLog | None:
     summary["packed"] = collate is pack
     summary["parameters"] = {"trainable": trainable, "total": total, "trainable_share": trainable / total}
     metrics = _open_metrics(run, summary) if run.world.is_main else None
-    shapes = expected_shapes(model)
+    start = adapter_start(model)
     summary["training"], tensors = train_model(run, model, collate, metrics)
 
     def save() -> None:
         directory = run.output_dir / ADAPTER_DIR
-        metadata = adapter_metadata(run, model.peft_config["default"], summary["training"])
-        save_adapter(directory, model, tensors, run.tokenizer, metadata, model_card(metadata))
-        prove_adapter(directory, shapes)
+        published = publishable(model.peft_config["default"], tensors, start)
+        metadata = adapter_metadata(run, published.config, summary["training"])
+        save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata))
+        prove_adapter(directory, published.shapes)
 
     agree(run.world, save)
     return metrics
@@ -131,11 +134,18 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     import torch
 
     config = run.config
-    model = base.load_base(run.base_location, run.dtype, trust_remote_code=config.model.trust_remote_code)
+    device = base.device_for(run.world.local_rank)
+    model = base.load_base(
+        run.base_location,
+        run.dtype,
+        trust_remote_code=config.model.trust_remote_code,
+        quantization=adapters.QUANTIZATION.get(config.adapter.adapter),
+        device=device,
+    )
     collate = pack if use_packed_attention(model) else pad
     torch.manual_seed(config.training.seed)
-    model = adapters.attach(model, config.adapter)
-    if base.device_for(run.world.local_rank).type == "cpu":
+    model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
+    if device.type == "cpu":
         use_cpu_dropout(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
@@ -148,15 +158,17 @@ def train_model(
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Train `model`; returns the training part of the summary, and the adapter's tensors as they are saved."""
     started = time.perf_counter()
-    engine = start_engine(model, run.ds_config)
+    engine = start_engine(model, run.ds_config, lora_plus_ratio=run.config.adapter.lora_plus_ratio)
     evaluate = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
     history: list[Metrics] = []
+    base_bytes = gather(base.base_bytes(model), run.world)
 
     def log(step: int, values: Metrics) -> None:
         history.append(values)
         if metrics is not None:
             metrics.log(step, values)
 
+    log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
     run_steps(
         engine,
         run.data.dataset,
@@ -167,6 +179,7 @@ def train_model(
         collate=collate,
         log=log,
         evaluate=evaluate,
+        allocation=rank_allocation(engine, model),
     )
     tensors = gather_adapter(model)
     engine.destroy()
@@ -176,6 +189,7 @@ def train_model(
     training = {
         "num_steps": run.num_steps,
         "seconds": time.perf_counter() - started,
+        "base_bytes_per_rank": base_bytes,
         "first_loss": speeds[0]["train/loss"],
         "tokens_per_s": median(values["train/tokens_per_s"] for values in speeds),
         "loss_tokens_per_s": median(values["train/loss_tokens_per_s"] for values in speeds),

@@ -78,6 +78,8 @@ def prepare(config: RunConfig, world: World) -> Run:
     )
     if num_steps == 0:
         raise InputError(f"--epochs {training.epochs:g}: not one of {len(data.train_examples)} examples would be seen")
+    if config.adapter.adapter == "adalora":
+        adapters.rank_schedule(num_steps)  # raises where there are too few steps
     num_examples = (
         num_steps * training.global_batch_size
         if training.max_steps
@@ -106,7 +108,7 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     Raises InputError for the first fault.
     """
     check_training_config(config.training)
-    adapters.adapter_size(config.adapter)
+    adapters.check_adapter_config(config.adapter)
     check_play_config(config.play)
     accumulation = accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)

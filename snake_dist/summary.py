@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.evaluation.report import render_table
-from snake_dist.model import smollm2
+from snake_dist.model import adapters, smollm2
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,11 +39,13 @@ def adapter_metadata(run: Run, peft_config: PeftConfig, training: dict[str, Any]
     return {
         "adapter": config.adapter.adapter,
         "preset": config.adapter.preset,
+        "lora_plus_ratio": config.adapter.lora_plus_ratio,
         "peft_config": json.loads(json.dumps(peft_config.to_dict(), default=_plain)),
         "base_model": config.model.base_model if embedded else run.base_location,
         "base_model_hub_id": smollm2.HUB_ID if embedded else None,
         "base_model_revision": run.shape.revision,
         "dtype": run.dtype,
+        "quantization": adapters.QUANTIZATION.get(config.adapter.adapter),
         "grid_size": run.board.grid_size,
         "mode": run.board.mode,
         "style": run.board.style,
@@ -96,6 +98,7 @@ def render_summary(summary: dict[str, Any]) -> str:
 def model_card(metadata: dict[str, Any]) -> str:
     """README.md of a saved adapter, with the front matter that model hubs read."""
     peft, training = metadata["peft_config"], metadata["metrics"]
+    rank, precision = peft.get("target_r", peft["r"]), metadata["quantization"] or metadata["dtype"]
     return f"""---
 library_name: peft
 base_model: {metadata["base_model_hub_id"] or metadata["base_model"]}
@@ -104,10 +107,10 @@ tags: [lora, snake]
 
 # Snake on a {metadata["grid_size"]} x {metadata["grid_size"]} board ({metadata["mode"]})
 
-A {metadata["adapter"]} adapter (rank {peft["r"]}, alpha {peft["lora_alpha"]}) that was fine-tuned to answer a
+A {metadata["adapter"]} adapter (rank {rank}, alpha {peft["lora_alpha"]}) that was fine-tuned to answer a
 position of Snake, put in the style "{metadata["style"]}", with a move.
 
-Base model: `{metadata["base_model"]}` ({metadata["base_model_revision"]}), {metadata["dtype"]}.
+Base model: `{metadata["base_model"]}` ({metadata["base_model_revision"]}), {precision}.
 Trained on {metadata["train_examples"]:,} lines, data fingerprint `{metadata["dataset_fingerprint"][:16]}`,
 seed {metadata["seed"]}. Held-out loss {training["eval/loss"]:.4f}.
 

@@ -44,7 +44,7 @@ def test_local_rank_of_the_deepspeed_launcher_is_taken():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--adapter", "lroa"], "lroa.*lora.*rslora.*dora"),
+        (["--adapter", "lroa"], "lroa.*lora.*qlora.*adalora.*dora.*rslora.*pissa"),
         (["--preset", "big"], "big.*lightweight.*balanced"),
         (["--mode", "torus"], "torus.*auto.*classic.*wrap.*obstacles"),
         (["--style", "haiku"], "haiku.*sentence.*compact"),

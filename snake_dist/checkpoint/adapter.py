@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.publish import broken_files, publish_directory
+from snake_dist.checkpoint.published import Published, Shapes
 from snake_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,17 +45,9 @@ def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach().cpu().clone()
 
 
-def expected_shapes(model: PeftModel) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor a saved adapter must have; ask before ZeRO-3 takes the model apart."""
-    from peft import get_peft_model_state_dict
-
-    return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
-
-
 def save_adapter(
     directory: Path,
-    model: PeftModel,
-    tensors: dict[str, torch.Tensor],
+    published: Published,
     tokenizer: PreTrainedTokenizerBase,
     metadata: dict[str, Any],
     model_card: str,
@@ -66,10 +59,8 @@ def save_adapter(
     from safetensors.torch import save_file
 
     def write(temporary: Path) -> None:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        peft_config = model.peft_config["default"]
-        peft_config.inference_mode = True
-        peft_config.save_pretrained(str(temporary))
+        save_file(published.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        published.config.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card, encoding="utf-8")
@@ -77,9 +68,9 @@ def save_adapter(
     publish_directory(directory, write)
 
 
-def prove_adapter(directory: Path, expected: dict[str, tuple[int, ...]]) -> None:
+def prove_adapter(directory: Path, expected: Shapes) -> None:
     """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected
-    names and shapes, and training moved them: `lora_B` starts at 0."""
+    names and shapes, and training moved them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
     from safetensors.torch import load_file
 
     broken = broken_files(directory)
@@ -93,9 +84,9 @@ def prove_adapter(directory: Path, expected: dict[str, tuple[int, ...]]) -> None
             f"{directory / WEIGHTS}: {len(wrong)} of {len(expected)} tensors are missing or of a wrong shape, "
             f"the first is {wrong[0]}: {shapes.get(wrong[0])} instead of {expected.get(wrong[0])}"
         )
-    untouched = [name for name, tensor in tensors.items() if "lora_B" in name and not tensor.any()]
-    if untouched and len(untouched) == sum("lora_B" in name for name in tensors):
-        raise InputError(f"{directory / WEIGHTS}: every lora_B is zero: the adapter was not trained")
+    kind = "lora_E" if any("lora_E" in name for name in tensors) else "lora_B"
+    if not any(tensor.any() for name, tensor in tensors.items() if kind in name):
+        raise InputError(f"{directory / WEIGHTS}: every {kind} is zero: the adapter was not trained")
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:

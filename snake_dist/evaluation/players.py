@@ -165,14 +165,18 @@ def load_base_player(base_model: str, style: str) -> ModelPlayer:
 def load_model_players(
     adapter_dir: Path, device: torch.device, *, trust_remote_code: bool = False
 ) -> dict[str, ModelPlayer]:
-    """{"base": ..., "adapter": ...}: one base model in memory, with the adapter off and on.
+    """{"base": ..., "adapter": ...}: one base model in memory, with the adapter off and on. The base is the one
+    the adapter was trained on: for QLoRA the one in 4 bits.
 
     Everything comes from disk, as in a fresh process. Raises InputError if adapter or base cannot be found.
     """
     metadata = read_metadata(adapter_dir)
     location = base.find_base(base.ModelConfig(metadata["base_model"], trust_remote_code=trust_remote_code))
-    model = load_adapter(base.load_base(location, metadata["dtype"], trust_remote_code=trust_remote_code), adapter_dir)
-    model.to(device)
+    quantization = metadata.get("quantization")
+    plain = base.load_base(
+        location, metadata["dtype"], trust_remote_code=trust_remote_code, quantization=quantization, device=device
+    )
+    model = load_adapter(plain if quantization else plain.to(device), adapter_dir)
     tokenizer = base.load_tokenizer(str(adapter_dir))
     style, limit = metadata["style"], metadata["max_completion_tokens"]
     return {

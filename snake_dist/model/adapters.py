@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class AdapterConfig:
     """What is trained: the adapter, its size, where it sits."""
 
-    adapter: Literal["lora", "rslora", "dora"] = "lora"
-    """lora; rslora (scales by alpha / sqrt(rank)); dora (weight-decomposed)."""
+    adapter: Literal["lora", "qlora", "adalora", "dora", "rslora", "pissa"] = "lora"
+    """lora; qlora (the base in 4 bits); adalora (moves rank to where it matters); dora (weight-decomposed);
+    rslora (scales by alpha / sqrt(rank)); pissa (starts from the base's principal components)."""
     preset: Literal["lightweight", "balanced", "high_capacity"] = "balanced"
     """Rank, alpha and dropout: lightweight 8, 16, 0.1; balanced 16, 32, 0.05; high_capacity 32, 64, 0.02."""
     rank: int | None = None
@@ -29,6 +30,10 @@ class AdapterConfig:
     """Dropout before the adapter, 0 <= p < 1; overrides the preset."""
     target_modules: tuple[str, ...] = ()
     """Names (or name endings) of the modules to adapt; default: every linear layer but the output head."""
+    target_rank: int | None = None
+    """adalora: average rank per module that is left at the end; default: two thirds of the rank, as in the paper."""
+    lora_plus_ratio: float = 1.0
+    """LoRA+: the learning rate of the B matrices is so many times that of all others; combines with every adapter."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,82 @@ PRESETS = {
 }
 
 
-def _lora(size: AdapterSize, **options: Any) -> PeftConfig:
+def _lora(size: AdapterSize, config: AdapterConfig, num_steps: int, **options: Any) -> PeftConfig:  # noqa: ARG001
     from peft import LoraConfig
 
     return LoraConfig(r=size.rank, lora_alpha=size.alpha, lora_dropout=size.dropout, task_type="CAUSAL_LM", **options)
 
 
-def _rslora(size: AdapterSize, **options: Any) -> PeftConfig:
-    return _lora(size, use_rslora=True, **options)
+def _rslora(size: AdapterSize, config: AdapterConfig, num_steps: int, **options: Any) -> PeftConfig:
+    return _lora(size, config, num_steps, use_rslora=True, **options)
 
 
-def _dora(size: AdapterSize, **options: Any) -> PeftConfig:
-    return _lora(size, use_dora=True, **options)
+def _dora(size: AdapterSize, config: AdapterConfig, num_steps: int, **options: Any) -> PeftConfig:
+    return _lora(size, config, num_steps, use_dora=True, **options)
 
 
-ADAPTERS: dict[str, Callable[..., PeftConfig]] = {"lora": _lora, "rslora": _rslora, "dora": _dora}
+def _pissa(size: AdapterSize, config: AdapterConfig, num_steps: int, **options: Any) -> PeftConfig:
+    # The randomized decomposition: the exact one takes an hour for a model of 8B parameters.
+    return _lora(size, config, num_steps, init_lora_weights="pissa_niter_16", **options)
+
+
+def _adalora(size: AdapterSize, config: AdapterConfig, num_steps: int, **options: Any) -> PeftConfig:
+    from peft import AdaLoraConfig
+
+    return AdaLoraConfig(
+        init_r=size.rank,
+        target_r=target_rank(config),
+        lora_alpha=size.alpha,
+        lora_dropout=size.dropout,
+        task_type="CAUSAL_LM",
+        **rank_schedule(num_steps),
+        **options,
+    )
+
+
+ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
+    "lora": _lora,
+    "qlora": _lora,
+    "adalora": _adalora,
+    "dora": _dora,
+    "rslora": _rslora,
+    "pissa": _pissa,
+}
+
+QUANTIZATION = {"qlora": "nf4"}
+"""Adapter -> how its frozen base is quantized; the others' is not."""
+
+
+def rank_schedule(num_steps: int) -> dict[str, int]:
+    """AdaLoRA's schedule under PEFT's names, in optimizer steps: all rank for a tenth of the run, less and less
+    (cubic, at most 100 decisions) until 30 % are left, which train what remains. Raises InputError below 2 steps."""
+    if num_steps < 2:
+        raise InputError(f"--adapter adalora: needs at least 2 steps to allocate rank, this run has {num_steps}")
+    tinit, tfinal = num_steps // 10, num_steps * 3 // 10
+    interval = max(1, (num_steps - tinit - tfinal) // 100)
+    return {"total_step": num_steps, "tinit": tinit, "tfinal": tfinal, "deltaT": interval}
+
+
+def target_rank(config: AdapterConfig) -> int:
+    """AdaLoRA's final average rank. Raises InputError unless it is below the starting rank."""
+    rank = adapter_size(config).rank
+    target = max(1, rank * 2 // 3) if config.target_rank is None else config.target_rank
+    if not 1 <= target < rank:
+        raise InputError(f"--target-rank {target}: at least 1 and below --rank {rank}, from which adalora starts")
+    return target
+
+
+def check_adapter_config(config: AdapterConfig) -> None:
+    """Raise InputError for values that are impossible or contradict each other."""
+    adapter_size(config)
+    if config.adapter == "adalora":
+        target_rank(config)
+    elif config.target_rank is not None:
+        raise InputError(
+            f"--target-rank {config.target_rank} contradicts --adapter {config.adapter}: only adalora moves rank"
+        )
+    if not 0 < config.lora_plus_ratio < float("inf"):
+        raise InputError(f"--lora-plus-ratio {config.lora_plus_ratio:g}: greater than 0")
 
 
 def adapter_size(config: AdapterConfig) -> AdapterSize:
@@ -85,8 +151,11 @@ def adapter_size(config: AdapterConfig) -> AdapterSize:
     return size
 
 
-def attach(model: PreTrainedModel, config: AdapterConfig) -> PeftModel:
+def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0) -> PeftModel:
     """Freeze `model` and wrap it with the adapter; only the adapter's parameters are left trainable.
+
+    `num_steps`, the optimizer steps of the whole run, is for AdaLoRA's schedule alone. PiSSA takes its
+    start out of the base's weights: `checkpoint.published.adapter_start` keeps what was taken.
 
     The adapter takes the base's dtype (the optimizer keeps fp32 masters): fp32 adapters on a bf16 base break
     ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError if no module
@@ -96,7 +165,7 @@ def attach(model: PreTrainedModel, config: AdapterConfig) -> PeftModel:
 
     # "all-linear" also covers GPT-2's Conv1D and leaves the output head out, whatever the architecture.
     targets = list(config.target_modules) or "all-linear"
-    peft_config = ADAPTERS[config.adapter](adapter_size(config), target_modules=targets)
+    peft_config = ADAPTERS[config.adapter](adapter_size(config), config, num_steps, target_modules=targets)
     try:
         return get_peft_model(model, peft_config, autocast_adapter_dtype=False)
     except ValueError as problem:
@@ -118,6 +187,5 @@ def is_linear(module: Any) -> bool:
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """(trainable, all) numbers of parameters; correct before ZeRO-3 partitions them."""
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return trainable, sum(p.numel() for p in model.parameters())
+    """(trainable, all) numbers of parameters, those behind 4-bit storage counted one by one."""
+    return model.get_nb_trainable_parameters()

@@ -125,14 +125,72 @@ def _hardware_dtype(ds_config: dict[str, Any]) -> str:
     return "bfloat16" if fast and ds_config.get("bf16", {}).get("enabled") is not False else "float32"
 
 
-def load_base(location: str, dtype: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The causal language model at `location` (from `find_base`), on the CPU, in eval mode."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load_base(
+    location: str,
+    dtype: str,
+    *,
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
+    """The causal language model at `location` (from `find_base`), in eval mode, on the CPU.
 
-    return AutoModelForCausalLM.from_pretrained(
-        location, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+    With `quantization` "nf4" its linear layers but the output head are in 4 bits (NormalFloat, the scales
+    quantized again: QLoRA, Dettmers et al., 2023) and it is on `device`, which quantizes while it loads. The
+    4-bit numbers are stored in elements of `dtype`, the compute dtype, since ZeRO-3 shards no others.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    element = getattr(torch, dtype)
+    if quantization is None:
+        return AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        location,
+        dtype=element,
+        trust_remote_code=trust_remote_code,
+        device_map={"": device or torch.device("cpu")},
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=element,
+            bnb_4bit_quant_storage=element,
+        ),
     )
+    keep_storage_layout(model)
+    return model
+
+
+def keep_storage_layout(model: torch.nn.Module) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights in place.
+
+    On CPUs with AVX512-BF16 it does so in the first forward pass in eval mode. ZeRO-3 then gathers the old
+    layout back from its shards, which is read as the new one: noise, without any error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def base_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the frozen weights that this process keeps: its shard under ZeRO-3, all of them otherwise; with
+    the scales of 4-bit weights."""
+    total = 0
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            kept = getattr(parameter, "ds_tensor", parameter)
+            total += kept.numel() * kept.element_size() + _scale_bytes(getattr(parameter, "quant_state", None))
+    return total
+
+
+def _scale_bytes(quant_state: Any) -> int:
+    """Bytes of a bitsandbytes QuantState: block scales, their own scales if they are quantized, both code books."""
+    if quant_state is None:
+        return 0
+    tensors = (quant_state.absmax, quant_state.code, quant_state.offset)
+    own = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    return own + _scale_bytes(quant_state.state2)
 
 
 def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

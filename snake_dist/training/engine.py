@@ -6,42 +6,84 @@ import logging
 import resource
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.training.parameters import loss_scale
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
 
-def start_engine(model: PeftModel, ds_config: dict[str, Any]) -> Any:
-    """A DeepSpeed engine that trains the trainable parameters of `model`; needs the process group."""
+def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio: float = 1.0) -> Any:
+    """A DeepSpeed engine that trains the trainable parameters of `model`; needs the process group.
+
+    The B matrices learn `lora_plus_ratio` times as fast as the rest (LoRA+, Hayou et al., 2024).
+    """
     import deepspeed
 
     deepspeed.logger.setLevel(logging.ERROR)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=trainable, config=ds_config)
+    groups = parameter_groups(model, lora_plus_ratio, ds_config["optimizer"]["params"]["lr"])
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config)
+    if engine.zero_optimization_stage() == 0 and (engine.bfloat16_enabled() or engine.fp16_enabled()):
+        _forget_first_step(engine.optimizer)
     return engine
+
+
+def parameter_groups(model: PeftModel, lora_plus_ratio: float, learning_rate: float) -> list[dict[str, Any]]:
+    """The optimizer's groups, none of them empty: DeepSpeed drops those, and what counts groups then breaks."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fast = [parameter for name, parameter in trainable if ".lora_B." in name and lora_plus_ratio != 1]
+    slow = [parameter for name, parameter in trainable if ".lora_B." not in name or lora_plus_ratio == 1]
+    groups = [
+        {"params": slow, "lr": learning_rate, "rate_ratio": 1.0},
+        {"params": fast, "lr": learning_rate * lora_plus_ratio, "rate_ratio": lora_plus_ratio},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Without ZeRO, in low precision, DeepSpeed allocates Adam's moments by a step on zero gradients.
+
+    Adam then corrects its bias as in a second step (0.74 of the rate at first), and decays the weights once.
+    """
+    import torch
+
+    optimizer.optimizer.state.clear()
+    with torch.no_grad():
+        for masters, working in zip(getattr(optimizer, "fp32_groups", []), optimizer.fp16_groups, strict=False):
+            for master, parameter in zip(masters, working, strict=True):
+                master.copy_(parameter)
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
     for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["rate_ratio"]
 
 
 def take_step(engine: Any) -> None:
     """`engine.step()`: an optimizer step if this was the last micro-batch, else bookkeeping only."""
     import torch
 
-    is_plain = not hasattr(engine.optimizer, "_global_grad_norm")
-    if is_plain and engine.is_gradient_accumulation_boundary():
+    if engine.is_gradient_accumulation_boundary() and not hasattr(engine.optimizer, "_global_grad_norm"):
         # Without ZeRO, in fp32, DeepSpeed clips but forgets the norm: leave it where its getter looks.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+    scale = loss_scale(engine)
+    is_last = engine.is_gradient_accumulation_boundary()
     engine.step()
+    if is_last and scale != 1 and engine.zero_optimization_stage() == 0:
+        # Without ZeRO the norm of fp16 gradients comes with the loss scale still in it.
+        engine._global_grad_norm = float(engine._global_grad_norm) / scale
+
+
+def was_skipped(engine: Any) -> bool:
+    """Whether the last optimizer step was not taken, on any rank, since fp16 gradients overflowed."""
+    return bool(getattr(engine.optimizer, "overflow", False))
 
 
 def gradient_norm(engine: Any) -> float | None:
     """2-norm of the last step's gradient before clipping; None where DeepSpeed skipped the step."""
     norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+    return None if norm is None or was_skipped(engine) else float(norm)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -16,6 +16,7 @@ from snake_dist.data.packing import Batch, Example
 from snake_dist.errors import InputError
 from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate, take_step
 from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ def run_steps(
     collate: Collate,
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[], Metrics],
+    allocation: RankAllocation | None = None,
 ) -> None:
-    """Run `num_steps` optimizer steps.
+    """Run `num_steps` optimizer steps; with an `allocation`, AdaLoRA's ranks are allocated after each.
 
     `log(step, metrics)` is called on every rank with equal numbers, `evaluate()` on every rank together, after
     the last step in any case. Raises InputError, on all ranks alike, when the loss is no longer finite.
@@ -117,7 +119,9 @@ def run_steps(
         )
         set_learning_rate(engine, learning_rate)
         ids = stream.step_examples(step)
-        local = training_step(engine, dataset, ids, share, seed=config.seed, step=step, collate=collate)
+        local = training_step(
+            engine, dataset, ids, share, seed=config.seed, step=step, collate=collate, allocation=allocation
+        )
         window.num_tokens += int(dataset.lengths[ids].sum())
         window.num_loss_tokens += int(dataset.num_loss_tokens[ids].sum())
 
@@ -125,6 +129,8 @@ def run_steps(
         is_logged = is_last or (step + 1) % config.log_every == 0
         if is_logged:
             measured = step_metrics(engine, dataset, ids, local, step)
+            if allocation is not None:
+                measured |= {"train/mean_rank": allocation.mean_rank, "train/orthogonality": allocation.orthogonality}
         window.seconds += time.perf_counter() - started
         if is_logged:
             num_seen = min((step + 1) * config.global_batch_size, stream.num_examples_total)
@@ -144,6 +150,7 @@ def training_step(
     seed: int,
     step: int,
     collate: Collate,
+    allocation: RankAllocation | None = None,
 ) -> torch.Tensor:
     """One optimizer step on the examples `ids`; this rank computes its micro-batches of them.
 
@@ -165,7 +172,12 @@ def training_step(
         micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
         # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
         engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
+        is_last = index + 1 == share.accumulation
+        if allocation is not None and is_last:
+            allocation.before_step(step + 1)
         take_step(engine)
+        if allocation is not None and is_last:
+            allocation.after_step(step + 1)
         local[0] += micro_loss.detach()
         local[1] += 0 if is_empty else batch.input_ids_BT.numel()
     return local
@@ -188,6 +200,7 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
     return {
         "train/loss": loss,
         **({} if norm is None else {"train/grad_norm": norm}),
+        **({"train/skipped_steps": float(engine.skipped_steps)} if engine.fp16_enabled() else {}),
         "train/padding_share": 1 - int(dataset.lengths[ids].sum()) / num_positions,
         **{f"train/peak_memory_gib/rank_{rank}": row[2].item() for rank, row in enumerate(table)},
     }

@@ -24,18 +24,20 @@ def train_save_and_answer(config, directory: str):
     import torch
     from peft import set_peft_model_state_dict
 
-    from snake_dist.checkpoint.adapter import expected_shapes, save_adapter
+    from snake_dist.checkpoint.adapter import save_adapter
+    from snake_dist.checkpoint.published import adapter_start, publishable
     from snake_dist.cluster.world import agree, world_from_environment
 
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
-    shapes = expected_shapes(model)
+    start = adapter_start(model)
     training, tensors = train_model(run, model, collate, None)
-    metadata = adapter_metadata(run, model.peft_config["default"], training)
+    published = publishable(model.peft_config["default"], tensors, start)
+    metadata = adapter_metadata(run, published.config, training)
 
     def save() -> None:
-        save_adapter(Path(directory), model, tensors, run.tokenizer, metadata, model_card(metadata))
-        prove_adapter(Path(directory), shapes)
+        save_adapter(Path(directory), published, run.tokenizer, metadata, model_card(metadata))
+        prove_adapter(Path(directory), published.shapes)
 
     agree(run.world, save)
     if config.output.ds.endswith("zero3.json"):  # the engine took this model apart: put the tensors on a new one
@@ -48,7 +50,7 @@ def train_save_and_answer(config, directory: str):
             cu_seq_lens_q=torch.tensor([0, len(TOKENS)]),
             use_cache=False,
         ).logits
-    return logits.tolist(), shapes
+    return logits.tolist(), published.shapes
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,16 @@ import typing
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.model.adapters import ADAPTERS, PRESETS, AdapterConfig, AdapterSize, adapter_size, attach
+from snake_dist.model.adapters import (
+    ADAPTERS,
+    PRESETS,
+    AdapterConfig,
+    AdapterSize,
+    adapter_size,
+    attach,
+    check_adapter_config,
+    rank_schedule,
+)
 from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base
 
 
@@ -24,16 +33,20 @@ def test_help_lists_what_the_tables_hold():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (AdapterConfig(adapter="lroa"), "'lroa'.*lora, rslora, dora"),  # type: ignore[arg-type]
+        (AdapterConfig(adapter="lroa"), "'lroa'.*lora, qlora, adalora, dora, rslora, pissa"),  # type: ignore[arg-type]
         (AdapterConfig(preset="big"), "'big'.*lightweight, balanced, high_capacity"),  # type: ignore[arg-type]
         (AdapterConfig(rank=0), "--rank 0"),
         (AdapterConfig(alpha=float("nan")), "--alpha nan"),
         (AdapterConfig(dropout=1.0), "--dropout 1"),
+        (AdapterConfig(target_rank=4), "--target-rank 4 contradicts --adapter lora"),
+        (AdapterConfig(adapter="adalora", rank=4, target_rank=4), "--target-rank 4: at least 1 and below --rank 4"),
+        (AdapterConfig(adapter="adalora", rank=1), "--target-rank 1: .* below --rank 1"),
+        (AdapterConfig(lora_plus_ratio=0), "--lora-plus-ratio 0"),
     ],
 )
 def test_impossible_values_are_named(config, message):
     with pytest.raises(InputError, match=message):
-        adapter_size(config)
+        check_adapter_config(config)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -44,8 +57,18 @@ def test_every_adapter_starts_as_the_base(llama_dir, adapter):
     base = load_base(str(llama_dir), "float32")
     with torch.inference_mode():
         expected = base(tokens).logits
-        adapted = attach(base, AdapterConfig(adapter=adapter)).eval()
+        adapted = attach(base, AdapterConfig(adapter=adapter), num_steps=10).eval()
         assert torch.allclose(adapted(tokens).logits, expected, atol=1e-5)
+
+
+def test_rank_schedule_leaves_room_for_a_decision_in_the_shortest_run():
+    assert rank_schedule(100) == {"total_step": 100, "tinit": 10, "tfinal": 30, "deltaT": 1}
+    assert rank_schedule(10_000)["deltaT"] == 60
+    for num_steps in range(2, 50):
+        schedule = rank_schedule(num_steps)
+        assert schedule["tinit"] < num_steps - schedule["tfinal"]
+    with pytest.raises(InputError, match="at least 2 steps .* this run has 1"):
+        rank_schedule(1)
 
 
 def test_unknown_target_modules_name_the_layers_there_are(llama_dir):

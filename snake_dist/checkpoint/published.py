@@ -1,0 +1,97 @@
+"""What is written of a trained adapter: always something that plain PEFT puts on the original base."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What must be remembered of an adapter before an engine takes the model apart."""
+
+    shapes: Shapes
+    """Name (in PEFT's file format) -> shape of every tensor."""
+    initial: dict[str, torch.Tensor]
+    """PiSSA's first A and B, which were taken out of the base; {} for all others."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The content of adapter_config.json and adapter_model.safetensors, and what a reader must find there."""
+
+    config: PeftConfig
+    tensors: dict[str, torch.Tensor]
+    shapes: Shapes
+
+
+def adapter_start(model: PeftModel) -> Start:
+    """Call it before `deepspeed.initialize`."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    is_pissa = str(model.peft_config["default"].init_lora_weights).startswith("pissa")
+    return Start(shapes, {name: tensor.detach().cpu().clone() for name, tensor in state.items()} if is_pissa else {})
+
+
+def publishable(config: PeftConfig, tensors: dict[str, torch.Tensor], start: Start) -> Published:
+    """`tensors` (from `gather_adapter`) as they are saved: PiSSA as a plain LoRA, all others as they are."""
+    config = copy.deepcopy(config)
+    config.inference_mode = True
+    if not start.initial:
+        return Published(config, tensors, _cut_shapes(start.shapes, getattr(config, "rank_pattern", None)))
+    config.init_lora_weights = True
+    config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
+    shapes: Shapes = {
+        name: (2 * rows, columns) if ".lora_A." in name else (rows, 2 * columns)
+        for name, (rows, columns) in start.shapes.items()
+    }
+    return Published(config, _difference(tensors, start.initial), shapes)
+
+
+def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> Shapes:
+    """AdaLoRA: each matrix has only the rows or columns whose singular value lives; PEFT saves no others."""
+    cut = dict(shapes)
+    for name_e, alive in (rank_pattern or {}).items():
+        rank, prefix = sum(alive), f"base_model.model.{name_e.removesuffix('.lora_E')}"
+        for kind in ("lora_E", "lora_A"):
+            cut[f"{prefix}.{kind}"] = (rank, *shapes[f"{prefix}.{kind}"][1:])
+        cut[f"{prefix}.lora_B"] = (shapes[f"{prefix}.lora_B"][0], rank)
+    return cut
+
+
+def _difference(trained: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A plain LoRA of twice the rank with the product B A - B0 A0: what training added to the original base.
+
+    PEFT's own conversion stacks the four matrices. The products then nearly cancel, which in bf16 leaves noise
+    of the size of the principal components; factors of the difference itself do not have it.
+    """
+    import torch
+
+    difference = {}
+    for name_a in [name for name in trained if ".lora_A." in name]:
+        name_b = name_a.replace(".lora_A.", ".lora_B.")
+        a, b, first_a, first_b = (
+            tensor.double() for tensor in (trained[name_a], trained[name_b], initial[name_a], initial[name_b])
+        )
+        # B A - B0 A0 = (B - B0) A + B0 (A - A0): small terms, added before anything is rounded.
+        left, right = torch.cat([b - first_b, first_b], dim=1), torch.cat([a, a - first_a], dim=0)
+        left_q, left_r = torch.linalg.qr(left)
+        right_q, right_r = torch.linalg.qr(right.T)
+        u, values, vh = torch.linalg.svd(left_r @ right_r.T)
+        root = values.sqrt()
+        rank, dtype = left.shape[1], trained[name_a].dtype
+        new_b, new_a = left_q @ u[:, : len(root)] * root, root[:, None] * (vh[: len(root)] @ right_q.T)
+        # A matrix with a side shorter than twice the rank has fewer components: zeros fill up.
+        missing = rank - len(root)
+        difference[name_a] = torch.nn.functional.pad(new_a, (0, 0, 0, missing)).to(dtype).contiguous()
+        difference[name_b] = torch.nn.functional.pad(new_b, (0, missing)).to(dtype).contiguous()
+    return difference
