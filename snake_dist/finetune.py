@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
-import time
 import warnings
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +17,9 @@ from tqdm import tqdm
 from snake_dist.checkpoint.adapter import gather_adapter, prove_adapter, save_adapter
 from snake_dist.checkpoint.publish import write_json_atomically
 from snake_dist.checkpoint.published import adapter_start, publishable
-from snake_dist.cluster.world import agree, gather, world_from_environment
+from snake_dist.checkpoint.run_dir import METRICS, read_status
+from snake_dist.cluster.preemption import StopFlag
+from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
 from snake_dist.data.packing import pack, pad
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
@@ -30,8 +32,9 @@ from snake_dist.game.text import render_prompt
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_cpu_dropout
-from snake_dist.preparation import Run, prepare
+from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
+from snake_dist.session import Session, Stopped
 from snake_dist.summary import adapter_metadata, model_card, render_summary, software_versions
 from snake_dist.training.ds_config import zero_stage
 from snake_dist.training.engine import start_engine
@@ -51,11 +54,50 @@ ADAPTER_DIR = Path("lora_adapters/model_artifacts")
 def finetune(config: RunConfig) -> dict[str, Any]:
     """Train, save, judge. Every rank calls it, and gets the run's summary (what summary.json holds).
 
-    Raises InputError, on all ranks alike, for whatever the user can mend.
+    SIGTERM and SIGUSR1 to any rank save a checkpoint and end the run at the step's end; the summary then has
+    "stopped_at_step". Raises InputError, on all ranks alike, for whatever the user can mend.
     """
     _quieten()
     world = world_from_environment()
-    run = prepare(config, world)
+    stop = StopFlag()
+    stop.install()
+    try:
+        finished = _finished_summary(config, world)
+        if finished is not None:
+            return finished
+        run = prepare(config, world)
+        try:
+            return _run_session(run, Session(run, stop))
+        finally:
+            if run.lock is not None:
+                run.lock.release()
+    finally:
+        stop.restore()
+
+
+def _finished_summary(config: RunConfig, world: World) -> dict[str, Any] | None:
+    """The summary of the run in --output-dir, if --resume auto finds it finished."""
+    if config.checkpoint.resume != "auto" or config.output.output_dir is None:
+        return None
+    check_config(config, world)
+    start_process_group(world)
+    directory = Path(config.output.output_dir).expanduser()
+
+    def read() -> dict[str, Any] | None:
+        status = read_status(directory)
+        if status is None or status.get("state") != "finished":
+            return None
+        print(f"{directory}: this run finished at step {status.get('step')}: nothing is left to do", flush=True)
+        try:
+            return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise InputError(f"{directory / 'summary.json'}: not JSON ({problem})") from None
+
+    return agree(world, read)
+
+
+def _run_session(run: Run, session: Session) -> dict[str, Any]:
+    world = run.world
     summary: dict[str, Any] = {
         "output_dir": str(run.output_dir),
         "adapter_dir": str(run.output_dir / ADAPTER_DIR),
@@ -65,30 +107,54 @@ def finetune(config: RunConfig) -> dict[str, Any]:
         "board": asdict(run.board),
         "data": run.data.described(),
     }
-    metrics = train_and_save(run, summary)
-    gc.collect()  # the judge loads everything afresh
-    if config.play.play_games and run.board.style:
-        summary["play"] = _judge(run)
-    else:
-        no_style = "the prompts are of no known style; --style would say which"
-        summary["why_no_games"] = "--play-games 0" if run.board.style else no_style
-    if metrics is not None:
-        metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
-        write_json_atomically(run.output_dir / "summary.json", summary)
-        metrics.close()
-        print(render_summary(summary), flush=True)
+    with session.guard():
+        try:
+            metrics = train_and_save(run, summary, session)
+            gc.collect()  # the judge loads everything afresh
+            if run.config.play.play_games and run.board.style:
+                summary["play"] = _judge(run, session)
+            else:
+                no_style = "the prompts are of no known style; --style would say which"
+                summary["why_no_games"] = "--play-games 0" if run.board.style else no_style
+        except Stopped:
+            return _stop(run, summary, session)
+        if metrics is not None:
+            metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
+            write_json_atomically(run.output_dir / "summary.json", summary)
+            metrics.close()
+            print(render_summary(summary), flush=True)
+        session.end("finished")
     return summary
 
 
-def train_and_save(run: Run, summary: dict[str, Any]) -> MetricsLog | None:
-    """Load, train and save the adapter, adding to the run's summary. Returns rank 0's open metrics log."""
+def _stop(run: Run, summary: dict[str, Any], session: Session) -> dict[str, Any]:
+    """The end of a run that was asked to stop, and has saved."""
+    reason = f"asked to stop by {session.stop.signal_name or 'a signal to another rank'}"
+    session.end("stopped", reason)
+    if session.metrics is not None:
+        session.metrics.close()
+        print(
+            f"stopped after step {session.step} of {run.num_steps} ({reason}); the same command with "
+            f"--resume auto --output-dir {run.output_dir} goes on",
+            flush=True,
+        )
+    return summary | {"stopped_at_step": session.step}
+
+
+def train_and_save(run: Run, summary: dict[str, Any], session: Session) -> MetricsLog | None:
+    """Load, train and save the adapter, adding to the run's summary. Returns rank 0's open metrics log.
+
+    Raises Stopped, on all ranks alike, if the run was asked to stop in its training.
+    """
     model, collate = load_model(run)
     trainable, total = adapters.count_parameters(model)
     summary["packed"] = collate is pack
     summary["parameters"] = {"trainable": trainable, "total": total, "trainable_share": trainable / total}
-    metrics = _open_metrics(run, summary) if run.world.is_main else None
+    metrics = session.metrics = _open_metrics(run, summary, session) if run.world.is_main else None
     start = adapter_start(model)
-    summary["training"], tensors = train_model(run, model, collate, metrics)
+    summary["training"], tensors = train_model(run, model, collate, metrics, session)
+    if session.stopped():
+        raise Stopped
 
     def save() -> None:
         directory = run.output_dir / ADAPTER_DIR
@@ -154,13 +220,15 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
 
 
 def train_model(
-    run: Run, model: PeftModel, collate: Collate, metrics: MetricsLog | None
+    run: Run, model: PeftModel, collate: Collate, metrics: MetricsLog | None, session: Session
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Train `model`; returns the training part of the summary, and the adapter's tensors as they are saved."""
-    started = time.perf_counter()
+    session.load_model(model)
     engine = start_engine(model, run.ds_config, lora_plus_ratio=run.config.adapter.lora_plus_ratio)
+    allocation = rank_allocation(engine, model)
+    session.load_engine(engine, allocation)
     evaluate = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
-    history: list[Metrics] = []
+    history = list(session.history)
     base_bytes = gather(base.base_bytes(model), run.world)
 
     def log(step: int, values: Metrics) -> None:
@@ -168,7 +236,8 @@ def train_model(
         if metrics is not None:
             metrics.log(step, values)
 
-    log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
+    if not session.history:
+        log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
     run_steps(
         engine,
         run.data.dataset,
@@ -179,16 +248,21 @@ def train_model(
         collate=collate,
         log=log,
         evaluate=evaluate,
-        allocation=rank_allocation(engine, model),
+        allocation=allocation,
+        after_step=session.after_step,
+        first_step=session.first_step,
     )
+    session.end_training()
     tensors = gather_adapter(model)
     engine.destroy()
     if metrics is not None:
         metrics.close_bar()
-    speeds = [values for values in history if "train/tokens_per_s" in values]
+    speeds = [values for values in history if "train/loss" in values]
+    if not speeds:  # stopped before the first logged step
+        return {}, tensors
     training = {
         "num_steps": run.num_steps,
-        "seconds": time.perf_counter() - started,
+        "seconds": session.seconds,
         "base_bytes_per_rank": base_bytes,
         "first_loss": speeds[0]["train/loss"],
         "tokens_per_s": median(values["train/tokens_per_s"] for values in speeds),
@@ -199,10 +273,14 @@ def train_model(
     return training, tensors
 
 
-def _open_metrics(run: Run, summary: dict[str, Any]) -> MetricsLog:
+def _open_metrics(run: Run, summary: dict[str, Any], session: Session) -> MetricsLog:
     """Start the run's record on rank 0: config.yaml, ds_config.json, metrics.jsonl, W&B."""
     parameters = summary["parameters"]
-    wandb_log = WandbLog(run.config.wandb, run.output_dir, run.config.flat() | {"run": summary})
+    shown = run.config.flat() | {"run": summary}
+    wandb_log = WandbLog(run.config.wandb, run.output_dir, shown, session.wandb_run_id)
+    session.wandb_run_id = wandb_log.run_id
+    if run.checkpoint is not None:
+        print(f"going on from {run.checkpoint.path}, after step {session.first_step}", flush=True)
     print(
         f"trainable parameters: {parameters['trainable']:,} of {parameters['total']:,} "
         f"({parameters['trainable_share']:.2%}); {run.num_steps} steps of {run.stream.global_batch_size} examples, "
@@ -213,18 +291,19 @@ def _open_metrics(run: Run, summary: dict[str, Any]) -> MetricsLog:
     write_json_atomically(run.output_dir / "ds_config.json", run.ds_config)
     started = summary | {"wandb_run_id": wandb_log.run_id, "versions": software_versions()}
     write_json_atomically(run.output_dir / "run.json", started)
-    metrics = MetricsLog(run.output_dir / "metrics.jsonl", run.num_steps, wandb_log)
-    metrics.log(
-        0,
-        {
-            "model/trainable_parameters": parameters["trainable"],
-            "model/trainable_share": parameters["trainable_share"],
-        },
-    )
+    metrics = MetricsLog(run.output_dir / METRICS, run.num_steps, wandb_log, session.first_step)
+    if not session.history:
+        metrics.log(
+            0,
+            {
+                "model/trainable_parameters": parameters["trainable"],
+                "model/trainable_share": parameters["trainable_share"],
+            },
+        )
     return metrics
 
 
-def _judge(run: Run) -> dict[str, Any]:
+def _judge(run: Run, session: Session) -> dict[str, Any]:
     """Play the games; the decoding is spread over all ranks, the results are the same on each."""
     world, board = run.world, run.board
     loaded = load_model_players(
@@ -232,10 +311,7 @@ def _judge(run: Run) -> dict[str, Any]:
         base.device_for(world.local_rank),
         trust_remote_code=run.config.model.trust_remote_code,
     )
-    spread = {
-        name: SpreadPlayer(player, world.rank, world.size, partial(gather, world=world))
-        for name, player in loaded.items()
-    }
+    spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
     seeds = game_seeds(run.config.play.play_games)
     games = Games(board.grid_size, board.mode, seeds, run.config.play.play_max_steps)
     trained = run.data.dataset.prompt_hashes

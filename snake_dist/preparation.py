@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.checkpoint.checkpoints import Checkpoint, check_checkpoint_config
+from snake_dist.checkpoint.run_dir import (
+    RunDirLock,
+    begin_status,
+    leave_run_dir,
+    open_run_dir,
+    remove_results,
+)
 from snake_dist.cluster.world import World, agree, start_process_group
 from snake_dist.data.batching import ExampleStream, accumulation_steps, num_steps_for
 from snake_dist.data.records import resolve_paths
+from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judge import check_play_config
 from snake_dist.model import adapters, base
@@ -21,6 +32,7 @@ from snake_dist.training.ds_config import build_ds_config, fill_ds_config, read_
 from snake_dist.training.loop import Share, check_training_config
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_STAGE = 2
@@ -46,6 +58,12 @@ class Run:
     num_steps: int
     stream: ExampleStream
     share: Share
+    fingerprint: dict[str, Any]
+    """What decides the result: a checkpoint of another one is refused."""
+    checkpoint: Checkpoint | None
+    """Where the run goes on from; None: from the start."""
+    lock: RunDirLock | None
+    """Rank 0's hold on the output directory."""
 
 
 def prepare(config: RunConfig, world: World) -> Run:
@@ -53,7 +71,38 @@ def prepare(config: RunConfig, world: World) -> Run:
     accumulation, given_ds_config = check_config(config, world)
     start_process_group(world)
     board = agree(world, partial(find_board, config))
-    output_dir = agree(world, partial(new_output_dir, config.output.output_dir, board.grid_size))
+    locks: list[RunDirLock] = []
+
+    def open_directory() -> tuple[Path, Checkpoint | None]:
+        path = output_path(config.output.output_dir, board.grid_size)
+        checkpoint, lock = open_run_dir(path, config.checkpoint.resume, _warn)
+        locks.append(lock)
+        begin_status(path, checkpoint)
+        return path, checkpoint
+
+    output_dir, checkpoint = agree(world, open_directory)
+    lock = locks[0] if locks else None
+    try:
+        run = _prepare_run(config, world, board, output_dir, accumulation, given_ds_config)
+        if checkpoint is not None:
+            check_fingerprint(checkpoint, run.fingerprint)
+    except InputError as problem:
+        if lock is not None:
+            leave_run_dir(output_dir, lock, str(problem))
+        raise
+    if checkpoint is not None and world.is_main:
+        remove_results(output_dir)
+    return replace(run, checkpoint=checkpoint, lock=lock)
+
+
+def _prepare_run(
+    config: RunConfig,
+    world: World,
+    board: Board,
+    output_dir: Path,
+    accumulation: int,
+    given_ds_config: dict[str, Any],
+) -> Run:
     location = agree(world, partial(base.find_base, config.model), on_each_node=True)
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
@@ -99,6 +148,9 @@ def prepare(config: RunConfig, world: World) -> Run:
         num_steps=num_steps,
         stream=ExampleStream(data.train_examples, training.seed, training.global_batch_size, num_examples),
         share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
+        fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps),
+        checkpoint=None,
+        lock=None,
     )
 
 
@@ -110,6 +162,7 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     check_training_config(config.training)
     adapters.check_adapter_config(config.adapter)
     check_play_config(config.play)
+    check_checkpoint_config(config.checkpoint)
     accumulation = accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
     if config.model.base_dtype != "auto":
@@ -120,17 +173,68 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     return accumulation, ds_config
 
 
-def new_output_dir(given: str | None, grid_size: int) -> Path:
-    """Make the run's directory. Raises InputError unless it is new or empty, and can be written."""
+def output_path(given: str | None, grid_size: int) -> Path:
+    """The run's directory: as given, else a new one."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     default = f"logs/extensions/models/grid-size-{grid_size}/llm_finetune_v0.03_{stamp}"
-    path = Path(given or default).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise InputError(f"--output-dir {path}: is not empty: name a new or an empty directory")
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as problem:
-        raise InputError(f"--output-dir {path}: cannot be written ({problem.strerror})") from None
-    return path
+    return Path(given or default).expanduser().absolute()
+
+
+def _fingerprint(
+    config: RunConfig,
+    dtype: str,
+    ds_config: dict[str, Any],
+    data: RunData,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: base.ModelShape,
+    num_steps: int,
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a run, by the flag that sets it where there is one."""
+    training, optimizer = config.training, ds_config["optimizer"]
+    size = adapters.adapter_size(config.adapter)
+    adapter = {name: value for name, value in vars(config.adapter).items() if name != "preset"} | vars(size)
+    values = {
+        "--data": data.dataset.fingerprint,
+        "--data, examples": len(data.dataset),
+        "--data, training examples": _array_digest(data.train_examples),
+        "--eval-data": data.eval_dataset.fingerprint,
+        "--eval-data, examples": _array_digest(data.eval_examples),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "--base-model": shape.revision,
+        "--base-dtype": dtype,
+        **{f"--{name.replace('_', '-')}": value for name, value in adapter.items()},
+        "--seed": training.seed,
+        "--global-batch-size": training.global_batch_size,
+        "steps (--max-steps, --epochs)": num_steps,
+        "--learning-rate": training.learning_rate,
+        "--warmup-share": training.warmup_share,
+        "--weight-decay": training.weight_decay,
+        "--max-grad-norm": training.max_grad_norm,
+        "--ds optimizer.type": optimizer["type"],
+        **{f"--ds optimizer.params.{name}": optimizer["params"].get(name) for name in ("betas", "eps")},
+    }
+    return json.loads(json.dumps(values))
+
+
+def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
+    """Raise InputError, with both values of each difference, unless the checkpoint is one of this very run."""
+    saved = checkpoint.numbers["fingerprint"]
+    different = [
+        f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"
+        for name in sorted(saved.keys() | fingerprint.keys())
+        if saved.get(name) != fingerprint.get(name)
+    ]
+    if different:
+        raise InputError(f"--resume: {checkpoint.path} is of another run: {'; '.join(different)}")
+
+
+def _short(value: Any) -> Any:
+    return value[:23] + "..." if isinstance(value, str) and len(value) > 26 else value
+
+
+def _array_digest(ids: np.ndarray) -> str:
+    return f"{len(ids)} of sha256 {hashlib.sha256(ids.astype('<i8').tobytes()).hexdigest()[:8]}"
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from snake_dist.checkpoint.checkpoints import CheckpointConfig
 from snake_dist.data.dataset import DataConfig
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, RankError
 from snake_dist.evaluation.judge import PlayConfig
 from snake_dist.model.adapters import AdapterConfig
 from snake_dist.model.base import ModelConfig
@@ -29,7 +30,8 @@ class OutputConfig:
     ds: str | None = None
     """DeepSpeed JSON (ZeRO stage, precision, offload; "auto" is filled in); default: ZeRO stage 2."""
     output_dir: str | None = None
-    """New or empty directory; default: logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
+    """New or empty directory, or with --resume auto that of the run to go on with; default:
+    logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RunConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -125,16 +128,19 @@ def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
 
 
 def run_launcher(main: Any) -> None:
-    """Run a launcher's `main(argv)`. An InputError becomes one line on rank 0 and exit code 2 on every rank."""
+    """Run a launcher's `main(argv)`. An InputError becomes one line on rank 0 and its exit code on every rank."""
     from snake_dist.cluster.world import world_from_environment
 
     try:
         main(sys.argv[1:])
     except InputError as problem:
+        is_said_here = True
         with contextlib.suppress(InputError):
-            if not world_from_environment().is_main:
-                sys.exit(2)
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
-        sys.exit(2)
+            is_said_here = world_from_environment().is_main
+        if isinstance(problem, RankError):
+            is_said_here = bool(str(problem))
+        if is_said_here:
+            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

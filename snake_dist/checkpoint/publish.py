@@ -58,13 +58,18 @@ def sha256_of(path: Path) -> str:
 
 def write_json_atomically(path: Path, value: object) -> None:
     """Replace the file by `value` as JSON; a reader sees the old or the new content, never a part."""
+    write_text_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace the file by `text`, durable when this returns."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

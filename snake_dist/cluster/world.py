@@ -18,6 +18,8 @@ Value = TypeVar("Value")
 
 # Rank 0 may tokenize or play for long while the others wait in a collective.
 COLLECTIVE_TIMEOUT = timedelta(hours=6)
+# All ranks must have met by then.
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def world_from_environment() -> World:
 
 
 def start_process_group(world: World) -> None:
-    """Join the process group through DeepSpeed: NCCL with CUDA, gloo on CPUs."""
+    """Join the process group: NCCL with CUDA, gloo on CPUs.
+
+    Raises InputError on rank 0 if it is to listen on a port that is taken.
+    """
     import torch
 
     if torch.distributed.is_initialized():
@@ -83,8 +88,29 @@ def start_process_group(world: World) -> None:
         backend = "nccl"
     else:
         backend = "gloo"
-    # verbose=False: the one line about MPI discovery is noise for users.
+    _check_port(world)
+    store, _, _ = next(torch.distributed.rendezvous("env://", world.rank, world.size, timeout=RENDEZVOUS_TIMEOUT))
+    torch.distributed.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
+    )
+    # DeepSpeed takes the group over. verbose=False: the one line about MPI discovery is noise for users.
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False)
+
+
+def _check_port(world: World) -> None:
+    """Raise InputError if rank 0 cannot listen on MASTER_PORT: ranks that meet somebody else there would hang."""
+    if not world.is_main or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun listens itself
+        return
+    port = os.environ.get("MASTER_PORT", "")
+    try:
+        with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(port)))
+    except (OSError, ValueError, OverflowError) as problem:
+        raise InputError(
+            f"MASTER_PORT={port}: rank 0 cannot listen there on {socket.gethostname()} ({problem}): choose another "
+            "port (deepspeed: --master_port)"
+        ) from None
 
 
 def _share_cores(world: World) -> None:

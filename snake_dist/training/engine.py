@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,10 @@ def take_step(engine: Any) -> None:
     if engine.is_gradient_accumulation_boundary() and not hasattr(engine.optimizer, "_global_grad_norm"):
         # Without ZeRO, in fp32, DeepSpeed clips but forgets the norm: leave it where its getter looks.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        norm = engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            # Nor does it look for NaN there. Without gradients AdamW leaves parameters and moments alone.
+            engine.zero_grad()
     scale = loss_scale(engine)
     is_last = engine.is_gradient_accumulation_boundary()
     engine.step()
@@ -76,8 +80,11 @@ def take_step(engine: Any) -> None:
 
 
 def was_skipped(engine: Any) -> bool:
-    """Whether the last optimizer step was not taken, on any rank, since fp16 gradients overflowed."""
-    return bool(getattr(engine.optimizer, "overflow", False))
+    """Whether the last optimizer step was not taken, on any rank, since the gradient was not finite."""
+    if hasattr(engine.optimizer, "overflow"):
+        return bool(engine.optimizer.overflow)
+    norm = engine.get_global_grad_norm()
+    return norm is not None and not math.isfinite(norm)
 
 
 def gradient_norm(engine: Any) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
-from snake_dist.errors import InputError
-from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate, take_step
+from snake_dist.errors import InputError, RankError
+from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate, take_step, was_skipped
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Collate = Callable[[Sequence[Example]], Batch]
+
+MAX_SKIPPED = 5
+"""Steps in a row that may be skipped because a gradient was not finite."""
+MAX_SKIPPED_FP16 = 50
+"""In fp16, where the loss scaler finds its scale by skipping."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,21 @@ def run_steps(
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[], Metrics],
     allocation: RankAllocation | None = None,
+    after_step: Callable[[int, Metrics], bool] = lambda _step, _held_out: False,
+    first_step: int = 0,
 ) -> None:
-    """Run `num_steps` optimizer steps; with an `allocation`, AdaLoRA's ranks are allocated after each.
+    """Run the optimizer steps from `first_step` (0: the run's first) to `num_steps`; with an `allocation`, AdaLoRA's
+    ranks are allocated after each.
 
     `log(step, metrics)` is called on every rank with equal numbers, `evaluate()` on every rank together, after
-    the last step in any case. Raises InputError, on all ranks alike, when the loss is no longer finite.
+    the last step in any case. `after_step(steps done, held-out metrics or {})` is called on every rank together when
+    all is logged; if it returns True (on all ranks alike) the run stops there. A step whose gradient is not finite on
+    any rank is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
     """
     window = _Window()
-    for step in range(num_steps):
+    num_skipped = 0
+    most_skipped = MAX_SKIPPED_FP16 if engine.fp16_enabled() else MAX_SKIPPED
+    for step in range(first_step, num_steps):
         started = time.perf_counter()
         learning_rate = learning_rate_at(
             step, peak=config.learning_rate, num_steps=num_steps, warmup_share=config.warmup_share
@@ -127,8 +140,15 @@ def run_steps(
 
         is_last = step + 1 == num_steps
         is_logged = is_last or (step + 1) % config.log_every == 0
+        skipped = was_skipped(engine)
+        num_skipped = num_skipped + 1 if skipped else 0
+        if num_skipped == most_skipped:
+            raise InputError(
+                f"step {step + 1}: loss or gradient were not finite {num_skipped} times in a row; "
+                f"these steps were skipped. Try a lower --learning-rate than {config.learning_rate:g}"
+            )
         if is_logged:
-            measured = step_metrics(engine, dataset, ids, local, step)
+            measured = step_metrics(engine, dataset, ids, local) | ({"train/skipped": 1.0} if skipped else {})
             if allocation is not None:
                 measured |= {"train/mean_rank": allocation.mean_rank, "train/orthogonality": allocation.orthogonality}
         window.seconds += time.perf_counter() - started
@@ -137,8 +157,12 @@ def run_steps(
             schedule = {"train/learning_rate": learning_rate, "train/epoch": num_seen / len(stream.examples)}
             log(step + 1, measured | schedule | window.rates())
             window = _Window()
+        held_out: Metrics = {}
         if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
-            log(step + 1, evaluate())
+            held_out = evaluate()
+            log(step + 1, held_out)
+        if after_step(step + 1, held_out):
+            return
 
 
 def training_step(
@@ -168,10 +192,11 @@ def training_step(
         # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
         is_empty = len(micro_ids) == 0
         batch = collate([dataset[i] for i in (ids[:1] if is_empty else micro_ids)]).to(engine.device)
-        logits_KV, labels_K, _ = forward_trained(engine, batch)
-        micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
-        # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
-        engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
+        with naming_the_batch(batch, share.rank):
+            logits_KV, labels_K, _ = forward_trained(engine, batch)
+            micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
+            # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
+            engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
         is_last = index + 1 == share.accumulation
         if allocation is not None and is_last:
             allocation.before_step(step + 1)
@@ -183,8 +208,30 @@ def training_step(
     return local
 
 
-def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor, step: int) -> Metrics:
-    """Loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each."""
+@contextmanager
+def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
+    """Turn running out of memory into a RankError that says on what."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        is_named = isinstance(problem, (torch.OutOfMemoryError, MemoryError))
+        if not is_named and "can't allocate memory" not in str(problem):  # PyTorch's on a CPU is a plain RuntimeError
+            raise
+        rows, length = batch.input_ids_BT.shape
+        examples = rows if batch.boundaries is None else len(batch.boundaries) - 1
+        raise RankError(
+            f"rank {rank} ran out of memory on a micro-batch of {examples} examples, {rows} x {length} tokens: "
+            "lower --micro-batch-size or --sequence-length, or use --gradient-checkpointing"
+        ) from problem
+
+
+def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor) -> Metrics:
+    """Loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each.
+
+    Without loss or gradient norm where they are not finite.
+    """
     import torch
 
     # The sum over ranks of (loss sum, positions) and every rank's peak memory, in one collective.
@@ -194,12 +241,10 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
     table = torch.stack(ranks).cpu()
     total_loss, num_positions = table[:, 0].sum().item(), table[:, 1].sum().item()
     loss = total_loss / int(dataset.num_loss_tokens[ids].sum())
-    if not math.isfinite(loss):
-        raise InputError(f"step {step + 1}: the loss is {loss}: try a lower --learning-rate")
     norm = gradient_norm(engine)
     return {
-        "train/loss": loss,
-        **({} if norm is None else {"train/grad_norm": norm}),
+        **({"train/loss": loss} if math.isfinite(loss) else {}),
+        **({"train/grad_norm": norm} if norm is not None and math.isfinite(norm) else {}),
         **({"train/skipped_steps": float(engine.skipped_steps)} if engine.fp16_enabled() else {}),
         "train/padding_share": 1 - int(dataset.lengths[ids].sum()) / num_positions,
         **{f"train/peak_memory_gib/rank_{rank}": row[2].item() for rank, row in enumerate(table)},

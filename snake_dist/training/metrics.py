@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,10 +15,10 @@ from snake_dist.training.wandb_log import WandbLog
 class MetricsLog:
     """Writes each logged step as one JSON object and shows it live. Call `close` at the end."""
 
-    def __init__(self, path: Path, num_steps: int, wandb_log: WandbLog) -> None:
+    def __init__(self, path: Path, num_steps: int, wandb_log: WandbLog, first_step: int = 0) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._wandb = wandb_log
-        self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True)
+        self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True, initial=first_step)
 
     def log(self, step: int, metrics: Metrics) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -29,6 +30,10 @@ class MetricsLog:
                 refresh=False,
             )
         self._bar.update(step - self._bar.n)
+
+    def sync(self) -> None:
+        """Make what was logged so far durable."""
+        os.fsync(self._file.fileno())
 
     def close_bar(self) -> None:
         """End the progress line; metrics can still be logged."""

@@ -26,9 +26,12 @@ class WandbConfig:
 class WandbLog:
     """Passes metrics to one W&B run. A failure is reported once on stderr; metrics.jsonl stays complete."""
 
-    def __init__(self, config: WandbConfig, directory: Path, run_config: dict[str, Any]) -> None:
-        """`directory`: where W&B keeps its files; `run_config`: shown with the run."""
-        self.run_id = secrets.token_hex(4)
+    def __init__(
+        self, config: WandbConfig, directory: Path, run_config: dict[str, Any], run_id: str | None = None
+    ) -> None:
+        """`directory`: where W&B keeps its files; `run_config`: shown with the run; `run_id`: of the W&B run to
+        go on with."""
+        self.run_id = run_id or secrets.token_hex(4)
         self._config, self._directory, self._run_config = config, directory, run_config
         self._calls: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)

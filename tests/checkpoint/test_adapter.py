@@ -11,6 +11,7 @@ from snake_dist.checkpoint.adapter import prove_adapter, read_metadata
 from snake_dist.errors import InputError
 from snake_dist.finetune import load_model, train_model
 from snake_dist.preparation import prepare
+from snake_dist.session import Session
 from snake_dist.summary import adapter_metadata, model_card
 from tests.ranks import run_on_ranks
 from tests.runs import tiny_config, tiny_data
@@ -31,7 +32,7 @@ def train_save_and_answer(config, directory: str):
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
     start = adapter_start(model)
-    training, tensors = train_model(run, model, collate, None)
+    training, tensors = train_model(run, model, collate, None, Session(run))
     published = publishable(model.peft_config["default"], tensors, start)
     metadata = adapter_metadata(run, published.config, training)
 

@@ -1,0 +1,184 @@
+"""Checkpoints of a run on disk: commit, verify, choose, prune.
+
+`RUN/checkpoints/step-00000040/` holds state.safetensors (see `training_state`), state.json and manifest.json.
+A directory of that name is complete, or was damaged later: it is renamed into place when everything is synced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.publish import MANIFEST, broken_files, publish_directory
+from snake_dist.errors import InputError, NoGoodCheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+TENSORS, NUMBERS = "state.safetensors", "state.json"
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints, and going on from them."""
+
+    resume: str = "never"
+    """auto: go on in --output-dir if it holds checkpoints, else start; never: start; PATH: start a new directory
+    from the state in that checkpoint, or in the newest of that run's directory."""
+    save_every: int = 50
+    """Steps between checkpoints; 0: only when the run ends or is stopped."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept; the one with the lowest held-out loss is kept besides."""
+    rank_timeout_s: float = 600.0
+    """Seconds without progress of any rank in training after which the run ends and names the stuck rank."""
+
+
+def check_checkpoint_config(config: CheckpointConfig) -> None:
+    """Raises InputError for an impossible value."""
+    for name, value, low in (
+        ("save-every", config.save_every, 0),
+        ("keep-checkpoints", config.keep_checkpoints, 1),
+        ("rank-timeout-s", config.rank_timeout_s, 1),
+    ):
+        if not (value >= low and math.isfinite(value)):
+            raise InputError(f"--{name} {value}: at least {low}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was verified."""
+
+    path: Path
+    numbers: dict[str, Any]
+    """What state.json holds."""
+
+    @property
+    def step(self) -> int:
+        return self.numbers["step"]
+
+
+def checkpoints_dir(run_dir: Path) -> Path:
+    return run_dir / "checkpoints"
+
+
+def committed(run_dir: Path) -> list[Path]:
+    """Directories of committed checkpoints, newest first."""
+    found = [path for path in checkpoints_dir(run_dir).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> Path:
+    """Write a checkpoint, durable when this returns. Raises OSError naming the path; then nothing is left of it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = checkpoints_dir(run_dir) / f"step-{step:08d}"
+
+    def write(directory: Path) -> None:
+        save_file(tensors, directory / TENSORS)
+        (directory / NUMBERS).write_text(json.dumps({"format": FORMAT, "step": step, **numbers}, indent=2) + "\n")
+
+    if path.exists():  # a damaged one, that the run was not resumed from
+        _remove(path)
+    try:
+        publish_directory(path, write)
+    except (OSError, SafetensorError) as problem:
+        raise OSError(f"checkpoint {path}: not saved ({problem})") from problem
+    return path
+
+
+def verify(path: Path) -> Checkpoint:
+    """Raises InputError with the reason unless every file of the checkpoint is what was written."""
+    broken = broken_files(path)
+    if broken:
+        raise InputError(f"{path}: damaged or missing: {', '.join(broken)}")
+    try:
+        named = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
+        missing = {TENSORS, NUMBERS} - named.keys()
+        sound = not missing and numbers["format"] == FORMAT and numbers["step"] == _step_of(path)
+        sound = sound and isinstance(numbers["fingerprint"], dict) and isinstance(numbers["optimizer"], dict)
+        sound = sound and isinstance(numbers["optimizer"]["loss_scaler"], dict)
+        sound = sound and isinstance(numbers["optimizer"]["optimizer_steps"], int | None)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise InputError(f"{path}: not a checkpoint of this program ({type(problem).__name__}: {problem})") from None
+    if not sound:
+        raise InputError(f"{path}: not a checkpoint of this program, or of another version")
+    return Checkpoint(path, numbers)
+
+
+def choose(run_dir: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest intact checkpoint; None if none was ever committed. `warn` is told of every one passed over.
+
+    Raises NoGoodCheckpointError if there are some and all are damaged.
+    """
+    paths = committed(run_dir)
+    for path in paths:
+        try:
+            return verify(path)
+        except InputError as problem:
+            warn(f"checkpoint passed over: {problem}")
+    if paths:
+        raise NoGoodCheckpointError(
+            f"{checkpoints_dir(run_dir)}: not one of {len(paths)} checkpoints is intact: nothing to go on from; "
+            "name another --output-dir to start anew"
+        )
+    return None
+
+
+def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint. Raises InputError if the file is none of tensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(checkpoint.path / TENSORS)
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"{checkpoint.path / TENSORS}: cannot be read ({problem})") from None
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the one with the lowest held-out loss.
+
+    Call it after the newest was verified.
+    """
+    paths = committed(run_dir)
+    losses = {path: _held_out_loss(path) for path in paths}
+    scored = [path for path in paths if losses[path] is not None]
+    best = min(scored, key=lambda path: (losses[path], _step_of(path)), default=None)
+    for path in paths[keep:]:
+        if path != best:
+            _remove(path)
+
+
+def clean_leftovers(run_dir: Path) -> None:
+    """Remove what an interrupted commit or removal left."""
+    for path in checkpoints_dir(run_dir).glob(".step-*"):
+        shutil.rmtree(path)
+
+
+def _remove(path: Path) -> None:
+    """Out of sight in one rename, so that no half-removed directory looks like a checkpoint."""
+    hidden = path.with_name(f".{path.name}-removed-{os.getpid()}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _held_out_loss(path: Path) -> float | None:
+    try:
+        return json.loads((path / NUMBERS).read_text(encoding="utf-8"))["held_out_loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

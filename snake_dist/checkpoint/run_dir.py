@@ -1,0 +1,164 @@
+"""A run's directory: who holds it, what state the run in it is in, which lines of its log belong to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock as RunDirLock
+from filelock import Timeout
+
+from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftovers, committed, verify
+from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
+from snake_dist.errors import InputError
+
+STATUS, METRICS, LOCK, OWNER = "status.json", "metrics.jsonl", ".run.lock", ".run.owner"
+
+
+def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None, RunDirLock]:
+    """(checkpoint to go on from, held lock) of the directory `path`, made if there is none. Rank 0 only.
+
+    Only with resume "auto" may it hold a run already. Remains of interrupted writes are removed. Raises
+    InputError if it holds something else, cannot be written, or another process holds its lock.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        may_continue = resume == "auto" and (path / STATUS).is_file()
+        if not may_continue and any(path.iterdir()):
+            hint = " (--resume auto goes on with the run in it)" if (path / STATUS).is_file() else ""
+            raise InputError(f"--output-dir {path}: is not empty: name a new or an empty directory{hint}")
+        with tempfile.TemporaryFile(dir=path):
+            pass
+        lock = _lock(path)
+        clean_leftovers(path)
+        chosen = _resumed_from(Path(resume).expanduser(), warn) if resume not in ("auto", "never") else None
+        chosen = choose(path, warn) if may_continue else chosen
+    except OSError as problem:
+        raise InputError(f"--output-dir {path}: cannot be written ({problem.strerror or problem})") from None
+    return chosen, lock
+
+
+def _lock(path: Path) -> RunDirLock:
+    """The operating system drops the lock when its process ends, however it ends: a file left behind is stale."""
+    lock = RunDirLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            owner = (path / OWNER).read_text(encoding="utf-8").strip()
+        except OSError:
+            owner = "a process that has not said its name"
+        raise InputError(f"--output-dir {path}: another run is using it: {owner}") from None
+    (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    return lock
+
+
+def _resumed_from(path: Path, warn: Any) -> Checkpoint:
+    if committed(path):
+        chosen = choose(path, warn)
+        assert chosen is not None
+        return chosen
+    if not path.is_dir():
+        raise InputError(f"--resume {path}: no such directory: auto, never, a checkpoint or a run's directory")
+    return verify(path)
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """status.json; None if there is none or it cannot be read."""
+    try:
+        status = json.loads((run_dir / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
+
+
+def begin_status(run_dir: Path, checkpoint: Checkpoint | None) -> None:
+    """Say on disk that a session begins, before anything that could fail: so are sessions counted that get nowhere."""
+    previous = read_status(run_dir)
+    step = checkpoint.step if checkpoint else 0
+    write_status(
+        run_dir,
+        "training",
+        step=step,
+        num_steps=(previous or {}).get("num_steps", 0),
+        checkpoint=f"checkpoints/{checkpoint.path.name}" if checkpoint else None,
+        restarts=_restarts_without_progress(previous, step),
+        started_at=step,
+    )
+
+
+def leave_run_dir(run_dir: Path, lock: RunDirLock, reason: str) -> None:
+    """End a session that was refused before it began: a directory it made new is empty again."""
+    if not committed(run_dir) and not (run_dir / METRICS).exists():
+        for name in (STATUS, OWNER, LOCK):
+            (run_dir / name).unlink(missing_ok=True)
+    else:
+        status = read_status(run_dir) or {}
+        write_json_atomically(run_dir / STATUS, status | {"state": "failed", "reason": reason})
+    lock.release()
+
+
+def write_status(
+    run_dir: Path,
+    state: str,
+    *,
+    step: int,
+    num_steps: int,
+    checkpoint: str | None,
+    restarts: int,
+    started_at: int,
+    reason: str | None = None,
+) -> None:
+    """Replace status.json, durably. `started_at`: the step this session began with; `restarts`: how many sessions in
+    a row began no further than the one before."""
+    status = {
+        "state": state,
+        "step": step,
+        "num_steps": num_steps,
+        "checkpoint": checkpoint,
+        "reason": reason,
+        "restarts_without_progress": restarts,
+        "started_at_step": started_at,
+        "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    write_json_atomically(run_dir / STATUS, status)
+
+
+def _restarts_without_progress(previous: dict[str, Any] | None, first_step: int) -> int:
+    """How many sessions in a row, this one included, began no further than the one before."""
+    if previous is None:
+        return 0
+    before, restarts = previous.get("started_at_step"), previous.get("restarts_without_progress")
+    if not isinstance(before, int) or not isinstance(restarts, int) or first_step > before:
+        return 0
+    return restarts + 1
+
+
+def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
+    """Copy the log's lines up to and including `step` to `target` (which may be `source`), and return them.
+
+    A torn last line is dropped.
+    """
+    kept = []
+    if source.is_file():
+        for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry["step"] <= step:
+                kept.append(entry)
+    write_text_atomically(target, "".join(json.dumps(entry) + "\n" for entry in kept))
+    return kept
+
+
+def remove_results(run_dir: Path) -> None:
+    """Remove what an interrupted session published after its training: it is made again."""
+    shutil.rmtree(run_dir / "lora_adapters", ignore_errors=True)
+    (run_dir / "summary.json").unlink(missing_ok=True)

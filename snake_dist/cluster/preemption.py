@@ -1,0 +1,34 @@
+"""Signals that ask a run to stop: they set a flag, and nothing else happens before the step's end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopFlag:
+    """Whether this process was asked to stop. Signals that come again change nothing."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+    def install(self) -> None:
+        """Catch SIGTERM and SIGUSR1 from now on. Does nothing outside the main thread, where none can be caught."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {name: signal.signal(name, self._set) for name in STOP_SIGNALS}
+
+    def restore(self) -> None:
+        """Let the signals do again what they did before `install`."""
+        for name, handler in self._previous.items():
+            signal.signal(name, handler)  # type: ignore[arg-type]
+        self._previous = {}
+
+    def _set(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name

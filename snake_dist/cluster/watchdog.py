@@ -1,0 +1,137 @@
+"""Ends a run that no longer moves, in bounded time, and names the rank that holds it up.
+
+In a collective every rank waits for the one that is stuck, and none of them can say which. So each rank's own
+thread tells a key-value store, beside the process group, how far its main thread has got and that it still runs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from snake_dist.cluster.world import World, gather
+
+STUCK_EXIT_CODE = 1
+
+
+class Watchdog:
+    """Made on all ranks together. Call `beat` wherever the main thread gets on, `close` at the end."""
+
+    def __init__(self, world: World, timeout_s: float, on_stuck: Callable[[str], None]) -> None:
+        """After `timeout_s` seconds in which no rank got on, each rank calls `on_stuck(reason)` and exits."""
+        self._world, self._timeout_s, self._on_stuck = world, timeout_s, on_stuck
+        self._interval_s = min(1.0, timeout_s / 8)
+        self._beats = 0
+        self._closed = threading.Event()
+        # Rank -> (its last message, when this process saw it change, by its own clock).
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._store: Any = None
+        if world.size > 1:
+            self._start()
+
+    def beat(self) -> None:
+        self._beats += 1
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def post_failure(self, reason: str) -> None:
+        """Tell the other ranks why this one leaves."""
+        if self._store is not None:
+            self._store.set(f"{self._prefix}/failed/{self._world.rank}", reason)
+
+    def explain(self) -> str | None:
+        """Why a collective just failed: the silent rank's name. None if that is another rank's to say: the one that
+        failed and knows why, or the first of those that are left.
+
+        Takes a few seconds: a rank that died is known by its silence.
+        """
+        if self._store is None:
+            return None
+        deadline = time.monotonic() + 5 * self._interval_s
+        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
+        while time.monotonic() < deadline:
+            try:
+                if any(self._store.check([f"{self._prefix}/failed/{rank}"]) for rank in others):
+                    return None
+            except Exception:  # the store went with its rank
+                return "rank 0 died or was killed (it held the ranks' store)"
+            time.sleep(self._interval_s / 4)
+        self._closed.set()
+        speaking = self._speaking(silent_after_s=3 * self._interval_s)
+        is_mine = not speaking or self._world.rank == min(speaking)
+        return self._verdict(silent_after_s=3 * self._interval_s) if is_mine else None
+
+    def _start(self) -> None:
+        import torch
+
+        self._prefix = "watchdog/" + gather(secrets.token_hex(8), self._world)[0]
+        # A connection of its own: the process group's is busy while the main thread waits in it.
+        self._store = torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=10),
+        )
+        self._tell()
+        gather(None, self._world)  # now every rank's key exists
+        self._last_change = time.monotonic()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def _tell(self) -> None:
+        self._store.set(f"{self._prefix}/{self._world.rank}", f"{self._beats} {time.monotonic()}")
+
+    def _watch(self) -> None:
+        progress: dict[int, str] = {}
+        keys = [f"{self._prefix}/{rank}" for rank in range(self._world.size)]
+        while not self._closed.wait(self._interval_s):
+            try:
+                self._tell()
+                messages = [message.decode() for message in self._store.multi_get(keys)]
+            except Exception:  # no store: rank 0 or the launcher is gone or stuck, which time will tell
+                messages = []
+            now = time.monotonic()
+            for rank, message in enumerate(messages):
+                if message != self._seen.get(rank, ("", 0.0))[0]:
+                    self._seen[rank] = (message, now)
+                beats = message.split()[0]
+                if beats != progress.get(rank):
+                    progress[rank], self._last_change = beats, now
+            if now - self._last_change > self._timeout_s and not self._closed.is_set():
+                self._end()
+
+    def _verdict(self, silent_after_s: float) -> str:
+        now = time.monotonic()
+        silent = [rank for rank, (_, when) in self._seen.items() if now - when > silent_after_s]
+        if len(silent) == self._world.size:
+            return "the ranks' store does not answer: rank 0 or the launcher is stopped or dead"
+        if silent:
+            names = " and ".join(map(str, silent))
+            return f"rank {names} stopped, hung or died: nothing was heard for {silent_after_s:g} s"
+        beats = {rank: int(message.split()[0]) for rank, (message, _) in self._seen.items()}
+        behind = [rank for rank, count in beats.items() if count == min(beats.values())]
+        if not behind or len(behind) == self._world.size:
+            return "every rank waits in the same place"
+        return f"rank {' and '.join(map(str, behind))} is alive and stuck: the others wait for it"
+
+    def _speaking(self, silent_after_s: float) -> list[int]:
+        now = time.monotonic()
+        return [rank for rank, (_, when) in self._seen.items() if now - when <= silent_after_s]
+
+    def _end(self) -> None:
+        verdict = self._verdict(silent_after_s=self._timeout_s / 2)
+        reason = f"no rank got on for {self._timeout_s:g} s: {verdict}"
+        self._on_stuck(reason)
+        # The first rank that still speaks says it, the others leave quietly.
+        speaking = self._speaking(silent_after_s=self._timeout_s / 2)
+        if not speaking or self._world.rank == min(speaking):
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+        # The main thread waits inside a collective that nothing but the end of the process can leave.
+        os._exit(STUCK_EXIT_CODE)
