@@ -28,7 +28,7 @@ from snake_dist.evaluation.judge import check_play_config
 from snake_dist.model import adapters, base
 from snake_dist.run_config import RunConfig
 from snake_dist.run_data import Board, RunData, find_board, prepare_data
-from snake_dist.training.ds_config import build_ds_config, fill_ds_config, read_ds_config
+from snake_dist.training.ds_config import build_ds_config, check_pair, fill_ds_config, read_ds_config
 from snake_dist.training.loop import Share, check_training_config
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def _prepare_run(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         hidden_size=shape.hidden_size,
+        local_size=world.local_size,
     )
     num_steps = training.max_steps or num_steps_for(
         len(data.train_examples), training.epochs, training.global_batch_size
@@ -165,6 +166,7 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     check_checkpoint_config(config.checkpoint)
     accumulation = accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
+    check_pair(ds_config, config.adapter.adapter)
     if config.model.base_dtype != "auto":
         base.choose_dtype(config.model.base_dtype, ds_config)
     for patterns in (config.data.data, config.data.eval_data):

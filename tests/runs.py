@@ -54,8 +54,43 @@ def adapter_tensors(output: Path) -> dict[str, Any]:
     return load_file(output / "lora_adapters/model_artifacts/adapter_model.safetensors")
 
 
-def finetune_each(configs: list[sd.RunConfig]) -> list[dict[str, Any]]:
-    """On a rank: one run after the other in this process, which costs less than starting ranks for each."""
-    from snake_dist.finetune import finetune
+def uneven_data(path: Path, num_lines: int = 40) -> Path:
+    """Lines whose completions have from 1 to 60 trained tokens, most of them few: one file of plain pairs."""
+    lengths = [1, 2, 60, 3, 1, 25, 2, 1]
+    lines = []
+    for i in range(num_lines):
+        completion = ("cdefghij" * 8)[i % 5 :][: lengths[i % len(lengths)]]
+        lines.append({"prompt": f"{path.stem} {i} " + "ab" * (i % 7), "completion": completion})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
-    return [finetune(config) for config in configs]
+
+def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]], dict[str, Any]]]:
+    """On a rank: train one config after the other in this process, which costs less than starting ranks for each.
+
+    [(metric -> its values step by step, the adapter as it would be published)] of each run.
+    """
+    from snake_dist.checkpoint.published import adapter_start, publishable
+    from snake_dist.cluster.world import world_from_environment
+    from snake_dist.finetune import load_model, train_model
+    from snake_dist.preparation import prepare
+
+    class Log:
+        def __init__(self) -> None:
+            self.values: dict[str, list[float]] = {}
+
+        def log(self, step: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
+            for name, value in metrics.items():
+                self.values.setdefault(name, []).append(value)
+
+        def close_bar(self) -> None: ...
+
+    outcomes = []
+    for config in configs:
+        run = prepare(config, world_from_environment())
+        model, collate = load_model(run)
+        start, log = adapter_start(model), Log()
+        _, tensors = train_model(run, model, collate, log)  # type: ignore[arg-type]
+        published = publishable(model.peft_config["default"], tensors, start)
+        outcomes.append((log.values, {name: tensor.float().numpy() for name, tensor in published.tensors.items()}))
+    return outcomes

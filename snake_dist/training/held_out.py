@@ -24,7 +24,8 @@ def held_out_metrics(
     engine.eval()
     sums = torch.zeros(5, dtype=torch.float64)  # loss, tokens, right tokens, exact examples, examples
     block = share.world_size * share.accumulation * share.micro_batch_size
-    with torch.inference_mode():
+    # Not inference_mode: what ZeRO-3 gathers inside it could not be trained with afterwards.
+    with torch.no_grad():
         for start in range(0, len(examples), block):
             ids = examples[start : start + block]
             # Every rank makes the same number of forward passes: under ZeRO-3 each is a collective.

@@ -11,7 +11,7 @@ from tests.ranks import run_on_ranks
 from tests.runs import tiny_config, tiny_data
 from tests.tiny_models import tiny_llama
 
-NUM_STEPS = 10
+NUM_STEPS = 8
 # Rank 5 on 37 inputs: sizes that two ranks do not divide.
 SIZES = {"hidden_size": 40, "intermediate_size": 37, "initializer_range": 0.3}
 STAGES = {
@@ -28,7 +28,7 @@ STAGES = {
         "offload_param": {"device": "cpu"},
     },
 }
-# After 10 steps of Adam, whose first steps turn rounding in tiny gradients into differences of the rate's size.
+# After 8 steps of Adam, whose first steps turn rounding in tiny gradients into differences of the rate's size.
 TOLERANCE = 2e-4
 
 
@@ -56,8 +56,8 @@ def peft_alone(config):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
             total_step=NUM_STEPS,
-            tinit=1,
-            tfinal=3,
+            tinit=0,
+            tfinal=2,
             deltaT=1,
         ),
     ).train()
@@ -169,7 +169,7 @@ def test_every_stage_allocates_as_peft_alone(configs, reference):
         for name, value in values.items():
             own = torch.tensor(masters[name])
             assert (own - torch.tensor(value)).abs().max() < TOLERANCE, (stage, name)
-            if name in alive:  # three steps after the last decision
+            if name in alive:  # two steps after the last decision
                 assert own.flatten()[~alive[name]].eq(0).all(), (stage, name)
                 assert own.flatten()[alive[name]].ne(0).all(), (stage, name)
         assert {key for key in state if "mask" not in key} == set()
