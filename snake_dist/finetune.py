@@ -32,6 +32,7 @@ from snake_dist.game.text import render_prompt
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_cpu_dropout
+from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
 from snake_dist.session import Session, Stopped
@@ -213,6 +214,8 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
     if device.type == "cpu":
         use_cpu_dropout(model)
+    if zero_stage(run.ds_config) < 3:
+        use_fast_ops(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a position that is not trained (PyTorch's cross-entropy convention)."""
 
+SHORTEST_SHARED_PREFIX = 16
+"""Prompts that begin with fewer equal tokens are packed one after the other: sharing would cost more than it saves."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -43,7 +46,16 @@ class Batch:
     position_ids_BT: torch.Tensor | None = None
     """int64 [B, T], from 0 in every example of a packed row; None if padded."""
     boundaries: torch.Tensor | None = None
-    """int32 [examples + 1], where the examples of a packed row begin and end; None if padded."""
+    """int32, where the segments of a packed row begin and end: [examples + 1], or one more with a shared prefix;
+    None if padded."""
+    shared_prefix_length: int = 0
+    """Tokens of the first segment, with which every example of the row begins; the other segments are what
+    follows in each. 0: every segment is a whole example."""
+
+    @property
+    def num_padding(self) -> int:
+        """Positions that hold no token."""
+        return 0 if self.attention_mask_BT is None else int((self.attention_mask_BT == 0).sum())
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -54,12 +66,13 @@ class Batch:
             "input_ids": self.input_ids_BT,
             "position_ids": self.position_ids_BT,
             "cu_seq_lens_q": self.boundaries,
+            "shared_prefix_length": self.shared_prefix_length,
         }
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; the boundaries stay on the CPU, where they are read."""
         moved = {
-            name: value.to(device) for name, value in vars(self).items() if name != "boundaries" and value is not None
+            name: value.to(device) for name, value in vars(self).items() if name.endswith("_BT") and value is not None
         }
         return replace(self, **moved)
 
@@ -73,19 +86,36 @@ def shifted_labels(example: Example) -> np.ndarray:
     return labels
 
 
+def shared_prefix_length(examples: Sequence[Example]) -> int:
+    """Number of tokens with which all prompts begin, the last token of a prompt not counted; 0 if it is small.
+
+    The last token of a prompt predicts the first trained one, so it belongs to its own example.
+    """
+    shortest = min(example.num_prompt_tokens for example in examples) - 1
+    if len(examples) < 2 or shortest < SHORTEST_SHARED_PREFIX:
+        return 0
+    first = examples[0].input_ids[:shortest]
+    equal = np.logical_and.reduce([example.input_ids[:shortest] == first for example in examples])
+    length = shortest if equal.all() else int(equal.argmin())
+    return length if length >= SHORTEST_SHARED_PREFIX else 0
+
+
 def pack(examples: Sequence[Example]) -> Batch:
-    """All examples back to back in one row; positions restart at 0 in each."""
+    """All examples back to back in one row; positions restart in each. What all prompts begin with comes once."""
     import torch
 
-    lengths = [len(example.input_ids) for example in examples]
+    shared = shared_prefix_length(examples)
+    lengths = [len(example.input_ids) - shared for example in examples]
+    prefix = examples[0].input_ids[:shared]
     row = [
-        np.concatenate([example.input_ids for example in examples]),
-        np.concatenate([np.arange(length) for length in lengths]),
-        np.concatenate([shifted_labels(example) for example in examples]),
+        np.concatenate([prefix, *(example.input_ids[shared:] for example in examples)]),
+        np.concatenate([np.arange(shared), *(np.arange(shared, shared + length) for length in lengths)]),
+        np.concatenate([np.full(shared, IGNORED), *(shifted_labels(example)[shared:] for example in examples)]),
     ]
     ids, positions, labels = (torch.from_numpy(values.astype(np.int64))[None] for values in row)
-    boundaries = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    return Batch(ids, labels, position_ids_BT=positions, boundaries=boundaries)
+    segments = [shared, *lengths] if shared else lengths
+    boundaries = torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32)
+    return Batch(ids, labels, position_ids_BT=positions, boundaries=boundaries, shared_prefix_length=shared)
 
 
 def pad(examples: Sequence[Example]) -> Batch:

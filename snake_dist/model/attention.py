@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 PACKED_CAUSAL = "snake_dist_packed_causal"
 
-SHORT_ON_CPU = 256
-"""Examples of up to so many tokens are attended to by plain products on a CPU: in a bf16 training step PyTorch's
-fused kernel took 4.5 ms for 62 tokens and 9.5 ms for 120 (9 heads, forward and backward), they 1.7 and 3.2."""
-
 
 def use_packed_attention(model: PreTrainedModel) -> bool:
     """Switch `model` to packed attention and return True, if packing is exact for it; else leave it as it was.
@@ -44,27 +40,37 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
     with torch.inference_mode():
         alone = model(example[None], use_cache=False).logits[0].float()
         model.set_attn_implementation(PACKED_CAUSAL)
-        packed, packed_otherwise = (_second_of_pair(model, first, example).float() for first in (before, other))
+        packed, packed_otherwise = (_last_of_row(model, [first, example], 0) for first in (before, other))
+        shared, shared_otherwise = (
+            _last_of_row(model, [example[:4], first, example[4:]], 4) for first in (before, other)
+        )
     # Same shapes, same kernels: without a leak not even the last bit may differ. Against the model's own attention
     # there is rounding: in bf16, through 30 layers, up to a tenth of the logits' spread.
-    exact = torch.equal(packed, packed_otherwise) and (packed - alone).std() < 0.2 * alone.std()
+    exact = (
+        torch.equal(packed, packed_otherwise)
+        and torch.equal(shared, shared_otherwise)
+        and (packed - alone).std() < 0.2 * alone.std()
+        and (shared - alone[4:]).std() < 0.2 * alone.std()
+    )
     if not exact:
         model.set_attn_implementation(own_attention)
     return bool(exact)
 
 
-def _second_of_pair(model: PreTrainedModel, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Logits [T, V] of `second`, packed behind `first`."""
+def _last_of_row(model: PreTrainedModel, segments: list[torch.Tensor], shared: int) -> torch.Tensor:
+    """fp32 logits [T, V] of the last segment; the first is a prefix of all if it is `shared` tokens long."""
     import torch
 
-    lengths = (len(first), len(second))
+    lengths = [len(segment) for segment in segments]
+    starts = [0, *[shared] * (len(segments) - 1)]
     logits = model(
-        torch.cat([first, second])[None],
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-        cu_seq_lens_q=torch.tensor([0, lengths[0], sum(lengths)]),
+        torch.cat(segments)[None],
+        position_ids=torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])[None],
+        cu_seq_lens_q=torch.tensor([0, *lengths]).cumsum(0),
+        shared_prefix_length=shared,
         use_cache=False,
     ).logits
-    return logits[0, lengths[0] :]
+    return logits[0, -lengths[-1] :].float()
 
 
 def packed_causal_attention(
@@ -75,74 +81,67 @@ def packed_causal_attention(
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None, see _no_mask
     *,
     cu_seq_lens_q: torch.Tensor,
+    shared_prefix_length: int = 0,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of query [1, H, T, D] on key and value [1, Hkv, T, D], causal within each example.
+    """Attention of query [1, H, T, D] on key and value [1, Hkv, T, D], causal within each segment.
 
-    `cu_seq_lens_q` holds the boundaries 0 = b0 < b1 < ... = T. Returns ([1, T, H, D], None).
+    `cu_seq_lens_q` holds the boundaries 0 = b0 < b1 < ... = T. With a shared prefix the first segment has
+    `shared_prefix_length` tokens, and the later ones see it before their own. Returns ([1, T, H, D], None).
     """
     import torch
-
-    outputs = []
-    for start, end in pairwise(cu_seq_lens_q.tolist()):
-        length = end - start
-        window = sliding_window if sliding_window is not None and sliding_window < length else None
-        attend = _short_attention if query.device.type == "cpu" and length <= SHORT_ON_CPU else _long_attention
-        own_query, own_key, own_value = (tensor[:, :, start:end] for tensor in (query, key, value))
-        outputs.append(attend(own_query, own_key, own_value, window, scaling, dropout if module.training else 0.0))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _long_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    window: int | None,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """PyTorch's fused attention of one example: [1, H, L, D]."""
     from torch.nn.functional import scaled_dot_product_attention
 
+    boundaries = cu_seq_lens_q.tolist()
+    if runs_on_cpu(query) and not dropout and sliding_window is None:
+        from snake_dist.model.cpu_attention import PackedCausalAttention
+
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        packed = PackedCausalAttention.apply(query[0], key[0], value[0], boundaries, shared_prefix_length, scale)
+        return packed.transpose(0, 1)[None].contiguous(), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    mask = None if window is None else _visible(query, window)
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
-    )
+    outputs = []
+    for start, end in pairwise(boundaries):
+        own_query, own_key, own_value = (tensor[:, :, start:end] for tensor in (query, key, value))
+        prefix = shared_prefix_length if start else 0
+        if prefix:
+            own_key, own_value = (
+                torch.cat([tensor[:, :, :prefix], tensor[:, :, start:end]], dim=2) for tensor in (key, value)
+            )
+        length = end - start + prefix
+        window = sliding_window if sliding_window is not None and sliding_window < length else length
+        # Fused kernels take no mask; without one they align query and key at the first, not at the last token.
+        mask = None if window == length and not prefix else _visible(own_query, length, window)
+        outputs.append(
+            scaled_dot_product_attention(
+                own_query,
+                own_key,
+                own_value,
+                attn_mask=mask,
+                is_causal=mask is None,
+                dropout_p=dropout if module.training else 0.0,
+                scale=scaling,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _short_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    window: int | None,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """The same written out: softmax(Q K^T scaling) V, in fp32 between the products; heads that share keys at once."""
-    from torch.nn.functional import dropout as drop
-
-    _, num_heads, length, size = query.shape
-    num_groups = key.shape[1]
-    # In fp32: scores that bf16 rounds before the softmax move SmolLM2's logits by a sixth of their spread.
-    grouped = query.float().reshape(num_groups, -1, size) * (size**-0.5 if scaling is None else scaling)
-    scores = (grouped @ key[0].float().transpose(1, 2)).view(num_groups, -1, length, length)
-    weights = scores.masked_fill(~_visible(query, window or length), float("-inf")).softmax(dim=-1)
-    weights = drop(weights, dropout).to(value.dtype)
-    return (weights.view(num_groups, -1, length) @ value[0]).view(1, num_heads, length, size)
+def runs_on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
-def _visible(query: torch.Tensor, window: int) -> torch.Tensor:
-    """bool [L, L]: which keys a query may see: itself and what comes before, `window` positions in all."""
+def _visible(query: torch.Tensor, num_keys: int, window: int) -> torch.Tensor:
+    """bool [L, keys]: which keys the last L positions may see: itself and what comes before, `window` in all."""
     import torch
 
-    length = query.shape[2]
-    return query.new_ones(length, length, dtype=torch.bool).tril().triu(1 - window)
+    num_before = num_keys - query.shape[2]
+    visible = query.new_ones(query.shape[2], num_keys, dtype=torch.bool)
+    return visible.tril(num_before).triu(num_before + 1 - window)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -179,7 +179,7 @@ def training_step(
     """One optimizer step on the examples `ids`; this rank computes its micro-batches of them.
 
     The loss is the cross-entropy summed over all trained tokens of the step, divided once by their number over
-    all ranks and micro-batches. Returns this rank's (loss sum, positions computed), float64 [2].
+    all ranks and micro-batches. Returns this rank's (loss sum, padded positions), float64 [2].
     """
     import torch
 
@@ -204,7 +204,7 @@ def training_step(
         if allocation is not None and is_last:
             allocation.after_step(step + 1)
         local[0] += micro_loss.detach()
-        local[1] += 0 if is_empty else batch.input_ids_BT.numel()
+        local[1] += 0 if is_empty else batch.num_padding
     return local
 
 
@@ -234,19 +234,19 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
     """
     import torch
 
-    # The sum over ranks of (loss sum, positions) and every rank's peak memory, in one collective.
+    # The sum over ranks of (loss sum, padding) and every rank's peak memory, in one collective.
     mine = torch.cat([local, local.new_tensor([peak_memory_gib(engine.device)])])
     ranks = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(ranks, mine)
     table = torch.stack(ranks).cpu()
-    total_loss, num_positions = table[:, 0].sum().item(), table[:, 1].sum().item()
+    total_loss, num_padding = table[:, 0].sum().item(), table[:, 1].sum().item()
     loss = total_loss / int(dataset.num_loss_tokens[ids].sum())
     norm = gradient_norm(engine)
     return {
         **({"train/loss": loss} if math.isfinite(loss) else {}),
         **({"train/grad_norm": norm} if norm is not None and math.isfinite(norm) else {}),
         **({"train/skipped_steps": float(engine.skipped_steps)} if engine.fp16_enabled() else {}),
-        "train/padding_share": 1 - int(dataset.lengths[ids].sum()) / num_positions,
+        "train/padding_share": num_padding / (num_padding + int(dataset.lengths[ids].sum())),
         **{f"train/peak_memory_gib/rank_{rank}": row[2].item() for rank, row in enumerate(table)},
     }
 

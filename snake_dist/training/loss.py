@@ -19,16 +19,20 @@ def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     columns = torch.nonzero(trained_BT.any(dim=0)).flatten()
     # use_cache=False: with a cache, examples of a packed row would silently see each other.
     logits_BCV = model(**batch.inputs, use_cache=False, logits_to_keep=columns).logits
-    kept_BC = trained_BT[:, columns]
-    rows_K, kept_K = torch.nonzero(kept_BC, as_tuple=True)
     if batch.boundaries is not None:
-        starts = batch.boundaries[1:].to(columns.device, columns.dtype)
-        rows_K = torch.searchsorted(starts, columns[kept_K], right=True)
+        first = 2 if batch.shared_prefix_length else 1
+        ends = batch.boundaries[first:].to(columns.device, columns.dtype)
+        return logits_BCV[0], batch.labels_BT[0, columns], torch.searchsorted(ends, columns, right=True)
+    kept_BC = trained_BT[:, columns]
+    rows_K, _ = torch.nonzero(kept_BC, as_tuple=True)
     return logits_BCV[kept_BC], batch.labels_BT[:, columns][kept_BC], rows_K
 
 
 def loss_sum(logits_KV: torch.Tensor, labels_K: torch.Tensor) -> torch.Tensor:
-    """Sum (not mean) of the cross-entropy over K tokens, in fp32: divide once, by what the whole world saw."""
-    from torch.nn.functional import cross_entropy
+    """Sum (not mean) of the cross-entropy over K tokens, in fp32: divide once, by what the whole world saw.
 
-    return cross_entropy(logits_KV.float(), labels_K, reduction="sum")
+    Overwrites `logits_KV` with its own gradient if it needs one.
+    """
+    from snake_dist.training.cross_entropy import CrossEntropySum
+
+    return CrossEntropySum.apply(logits_KV, labels_K)

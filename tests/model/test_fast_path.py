@@ -1,0 +1,89 @@
+"""The fast operations compute what they replace, gradients included, and leave alone what they do not know."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from snake_dist.model.adapters import AdapterConfig, attach
+from snake_dist.model.base import load_base
+from snake_dist.model.fast_path import use_fast_ops
+from tests.tiny_models import tiny_model
+
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def adapted(directory, **adapter):
+    torch.manual_seed(0)
+    model = attach(load_base(str(directory), "float32"), AdapterConfig(**{"rank": 4, "dropout": 0.0} | adapter))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # 0 at the start: nothing would depend on A
+                parameter.normal_()
+    return model.train()
+
+
+def gradients(model):
+    logits = model(TOKENS, use_cache=False).logits
+    logits.square().mean().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, logits.detach()
+
+
+@pytest.mark.parametrize("adapter", ["lora", "rslora"])
+def test_logits_and_gradients_are_pefts(llama_dir, adapter):
+    expected, expected_logits = gradients(adapted(llama_dir, adapter=adapter))
+    fast = adapted(llama_dir, adapter=adapter)
+    assert use_fast_ops(fast) == {"rms_norm": 5, "lora_linear": 14}
+    found, logits = gradients(fast)
+    assert torch.allclose(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max(), name
+
+
+def test_biases_are_added(tmp_path):
+    directory = tiny_model(tmp_path, "qwen2")
+    expected, expected_logits = gradients(adapted(directory))
+    fast = adapted(directory)
+    assert use_fast_ops(fast)["lora_linear"] == 14
+    found, logits = gradients(fast)
+    assert torch.allclose(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max(), name
+
+
+def test_dropout_keeps_the_expected_output_and_is_off_in_evaluation(llama_dir):
+    plain = adapted(llama_dir)
+    use_fast_ops(plain)
+    dropping = adapted(llama_dir, dropout=0.5)
+    use_fast_ops(dropping)
+    layers = [
+        dict(model.named_modules())["base_model.model.model.layers.0.mlp.down_proj"] for model in (plain, dropping)
+    ]
+    x = torch.randn(1, 3, 64, requires_grad=True)
+    expected, x_gradient = layers[0](x), torch.autograd.grad(layers[0](x).sum(), x)[0]
+    outputs, x_gradients = [], []
+    for seed in range(2000):
+        torch.manual_seed(seed)
+        outputs.append(layers[1](x.clone()))  # a new tensor: a new mask
+        x_gradients.append(torch.autograd.grad(outputs[-1].sum(), x)[0])
+        outputs[-1] = outputs[-1].detach()
+    for values, mean in ((torch.stack(outputs), expected), (torch.stack(x_gradients), x_gradient)):
+        assert values.std(dim=0).min() > 0
+        assert ((values.mean(dim=0) - mean).abs() < 5 * values.std(dim=0) / len(values) ** 0.5 + 1e-5).all()
+    with torch.no_grad():
+        assert torch.equal(layers[1].eval()(x), layers[0].eval()(x))
+
+
+def test_other_adapters_and_norms_are_left_alone(llama_dir, tmp_path):
+    assert use_fast_ops(adapted(llama_dir, adapter="dora"))["lora_linear"] == 0
+    # Gemma multiplies by 1 + weight.
+    assert use_fast_ops(adapted(tiny_model(tmp_path, "gemma")))["rms_norm"] == 0
+
+
+def test_a_disabled_adapter_is_the_base(llama_dir):
+    model = adapted(llama_dir).eval()
+    use_fast_ops(model)
+    base = load_base(str(llama_dir), "float32")
+    with torch.no_grad(), model.disable_adapter():
+        assert torch.allclose(model(TOKENS).logits, base(TOKENS).logits, atol=1e-4)
