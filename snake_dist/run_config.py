@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from snake_dist.checkpoint.checkpoints import CheckpointConfig
+from snake_dist.data.batching import accumulation_steps
 from snake_dist.data.dataset import DataConfig
 from snake_dist.errors import InputError, RankError
 from snake_dist.evaluation.judge import PlayConfig
@@ -73,6 +74,12 @@ def parse_run_config(argv: Sequence[str]) -> RunConfig:
         recipe = flags[at + 1]
         del flags[at : at + 2]
     return parse_dataclass(RunConfig, [*(recipe_flags(recipe) if recipe else []), *flags])
+
+
+def check_run_flags(flags: Sequence[str], world_size: int) -> None:
+    """Raise InputError for flags that train.py would refuse on so many ranks, as far as can be said beforehand."""
+    training = parse_run_config(flags).training
+    accumulation_steps(training.global_batch_size, training.micro_batch_size, world_size)
 
 
 def recipe_flags(path: str) -> list[str]:

@@ -1,0 +1,83 @@
+"""Run a job on Slurm, on this machine (--local) or on the hosts of a file (--hostfile). Flags after -- are train.py's.
+
+python launcher/submit.py --job-name NAME --nodes 2 --gpus-per-node 4 --time 04:00:00 -- --ds ds_configs/zero2.json
+python launcher/submit.py --recipe slurm/recipes/single_node.yaml --dry-run
+python launcher/submit.py status JOB_OR_DIRECTORY ...
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from snake_dist.cluster import queue
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete, world_size
+from snake_dist.cluster.local import commands_for, run_all
+from snake_dist.cluster.recipes import read_recipe
+from snake_dist.cluster.slurm import render
+from snake_dist.cluster.status import describe
+from snake_dist.run_config import check_run_flags, parse_dataclass, run_launcher
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Queue a job with Slurm, or run it without. `submit.py status JOB_OR_DIRECTORY ...` tells how jobs stand."""
+
+    job: Job = field(default_factory=Job)
+    recipe: Path | None = None
+    """YAML with these flags, and under `run` those of the program; flags given here win."""
+    dry_run: bool = False
+    """Print the script, or the command, and do nothing."""
+    test_only: bool = False
+    """Ask Slurm whether it would take the job, and queue nothing."""
+    local: bool = False
+    """Run here and now, with the ranks of one node."""
+    launcher: Literal["torchrun", "deepspeed"] = "torchrun"
+    """What starts the ranks with --local; --hostfile needs deepspeed."""
+    hostfile: Path | None = None
+    """Lines HOST slots=GPUS: run on these hosts, through the deepspeed launcher and ssh, without Slurm."""
+
+
+def read_jobs(argv: list[str]) -> list[tuple[Submit, Job, list[str]]]:
+    """(how, what, the program's flags) of each job, all checked: nothing is queued if one is wrong."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    own, given = argv[:at], argv[at + 1 :]
+    recipe = parse_dataclass(Submit, own).recipe
+    parts = read_recipe(recipe, given) if recipe else [([], given)]
+    jobs = []
+    for flags, program_flags in parts:
+        submit = parse_dataclass(Submit, [*flags, *own])
+        job = complete(submit.job, datetime.now(), sys.executable)
+        for _, own_flags in (array_tasks(job) or [("", [])]) if job.program == TRAIN else []:
+            check_run_flags([*program_flags, *own_flags], world_size(job))
+        jobs.append((submit, job, program_flags))
+    return jobs
+
+
+def main(argv: list[str]) -> None:
+    if argv[:1] == ["status"]:
+        print("\n".join(describe(name) for name in argv[1:]))
+        return
+    queued: dict[str, str] = {}
+    for submit, job, flags in read_jobs(argv):
+        if submit.local or submit.hostfile:
+            commands = commands_for(job, flags, submit.launcher, None if submit.local else submit.hostfile)
+            if submit.dry_run:
+                print("\n".join(map(shlex.join, commands)))
+            elif code := run_all(commands):
+                sys.exit(code)
+        elif submit.dry_run:
+            print(render(job, flags), end="")
+        elif submit.test_only:
+            print(queue.test_only(render(job, flags)))
+        else:
+            queued[job.job_name] = queue.write_and_submit(job, flags, queued)
+            print(queue.receipt(job, flags, queued[job.job_name]))
+
+
+if __name__ == "__main__":
+    run_launcher(main)

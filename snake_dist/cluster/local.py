@@ -1,0 +1,66 @@
+"""The same run without Slurm: command lines for this machine, or for the hosts of a hostfile."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, ranks_per_node, split_output_dir
+from snake_dist.errors import InputError
+
+
+def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | None) -> list[list[str]]:
+    """A command for the job, or for each task of an array: on the hosts of the file, else on this machine.
+
+    This machine runs one node's ranks: the global batch does not depend on their number, so the run trains on
+    the same examples. Raises InputError for a hostfile that does not hold the job's nodes.
+    """
+    if job.program != TRAIN:
+        return [[sys.executable, job.program, *flags]]
+    run, flags = split_output_dir(job, flags)
+    tasks = [(f"{run}/{name}", own) for name, own in array_tasks(job)] or [(run, [])]
+    ranks = str(ranks_per_node(job))
+    if hostfile:
+        if launcher != "deepspeed":
+            raise InputError(f"--hostfile {hostfile}: needs --launcher deepspeed")
+        check_hostfile(hostfile, job)
+        hosts = ["--hostfile", str(hostfile), "--num_nodes", str(job.nodes)]
+        start = ["deepspeed", *hosts, "--num_accelerators", ranks]
+    elif ranks == "1":
+        start = [sys.executable]
+    elif launcher == "deepspeed":
+        start = ["deepspeed", "--num_accelerators", ranks]
+    else:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    return [[*start, job.program, *flags, *own, "--output-dir", directory] for directory, own in tasks]
+
+
+def check_hostfile(hostfile: Path, job: Job) -> None:
+    """Raise InputError unless the file has the job's nodes and ranks: deepspeed goes on without a missing file."""
+    try:
+        lines = [line.strip() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+    except OSError as problem:
+        raise InputError(f"--hostfile {hostfile}: {problem.strerror}") from None
+    hosts = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    for number, line in hosts:
+        found = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\s+slots=(\d+)", line)
+        if not found:
+            raise InputError(f"--hostfile {hostfile}:{number}: {line!r}: HOST slots=GPUS is expected")
+        if int(found[1]) < ranks_per_node(job):
+            raise InputError(f"--hostfile {hostfile}:{number}: {line!r} for {ranks_per_node(job)} ranks a node")
+    if len(hosts) < job.nodes:
+        raise InputError(f"--hostfile {hostfile}: {len(hosts)} hosts for --nodes {job.nodes}")
+
+
+def run_all(commands: list[list[str]]) -> int:
+    """Run the commands one after another until one fails; its exit code, or 0. SIGTERM goes on to the command."""
+    for command in commands:
+        with subprocess.Popen(command) as child:
+            signal.signal(signal.SIGTERM, lambda number, _, child=child: child.send_signal(number))  # type: ignore[misc]
+            code = child.wait()
+        if code:
+            return code if code > 0 else 128 - code
+    return 0

@@ -1,0 +1,57 @@
+"""Recipes of jobs: YAML files with one document a job, its keys submit.py's flags and `run`: the program's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from snake_dist.errors import InputError
+
+
+def read_recipe(path: Path, given: list[str]) -> list[tuple[list[str], list[str]]]:
+    """(submit.py's flags, the program's flags) of each job; `given` ones are added to those of a single job.
+
+    Raises InputError naming the file and what is wrong.
+    """
+    import yaml
+
+    try:
+        # Values stay as they are written: as numbers, 4:00:00 would be 14400.
+        documents = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings, lists, mappings
+        jobs = [job for job in documents if job]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise InputError(f"--recipe {path}: {' '.join(str(problem).split())}") from None
+    if not jobs or not all(isinstance(job, dict) for job in jobs):
+        raise InputError(f"--recipe {path}: a mapping of flags to values is expected for each job")
+    if given and len(jobs) > 1:
+        raise InputError(f"-- {' '.join(given)}: {path} holds {len(jobs)} jobs: put the flags into it, under `run`")
+    return [
+        (
+            _flags({key: value for key, value in job.items() if key != "run"}, path),
+            [*_run(job.get("run"), path), *given],
+        )
+        for job in jobs
+    ]
+
+
+def _run(value: Any, path: Path) -> list[str]:
+    if isinstance(value, list):
+        return [str(word) for word in value]
+    if value is None or isinstance(value, dict):
+        return _flags(value or {}, path)
+    raise InputError(
+        f"--recipe {path}: run is {value!r}: a mapping of flags to values, or a list of words, is expected"
+    )
+
+
+def _flags(mapping: dict[str, Any], path: Path) -> list[str]:
+    flags = []
+    for key, value in mapping.items():
+        name = str(key).replace("_", "-")
+        if value in ("true", "false"):
+            flags.append(f"--{name}" if value == "true" else f"--no-{name}")
+        elif not value or isinstance(value, dict):
+            raise InputError(f"--recipe {path}: {key} is {value!r}: a value or a list of values is expected")
+        else:
+            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags

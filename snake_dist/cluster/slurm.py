@@ -1,0 +1,108 @@
+"""A job -> sbatch text: one pure function, `render`. Every value is checked against an allow-list and quoted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, check, ranks_per_node, split_output_dir, world_size
+from snake_dist.cluster.slurm_steps import PORT, PREEMPTIBLE_STEP, RUN_ONCE
+
+# What a job gets of the submitting environment besides --env: no key, token or proxy is among them.
+EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
+
+
+def render(job: Job, flags: list[str]) -> str:
+    """The sbatch script of `job`, whose program gets `flags`. Pure. Raises InputError as `check` does."""
+    check(job)
+    is_train = job.program == TRAIN
+    lines = [
+        "#!/bin/bash -l" if job.modules else "#!/bin/bash",
+        f"# Written by launcher/submit.py. By hand: mkdir -p {shlex.quote(job.directory)} && sbatch THIS_FILE",
+        *(["# Submitted again it goes on from the last checkpoint."] if is_train else []),
+        *(f"#SBATCH {_directive(name, value)}" for name, value in _directives(job)),
+        "",
+        *_setup(job),
+        "set -uo pipefail",
+    ]
+    if not is_train:
+        return "\n".join([*lines, "command=(", *_laid_out([job.program, *flags]), ")", RUN_ONCE])
+    run, flags = split_output_dir(job, flags)
+    lines += _run_lines(job, run)
+    lines += ["command=(", *_laid_out([job.program, *flags]), '    "${extra[@]}"', '    --output-dir "$run"', ")"]
+    if world_size(job) > 1:
+        lines += [f"nodes={job.nodes} ranks_per_node={ranks_per_node(job)}", PORT]
+    else:
+        lines += ['program=("${python[@]}")']
+    return "\n".join([*lines, PREEMPTIBLE_STEP])
+
+
+def _directives(job: Job) -> list[tuple[str, str | int | None]]:
+    names = [item for item in job.env if "=" not in item]
+    tasks, is_train = array_tasks(job), job.program == TRAIN
+    options: list[tuple[str, str | int | None]] = [
+        ("job-name", job.job_name),
+        ("nodes", job.nodes),
+        ("ntasks-per-node", 1),
+        ("cpus-per-task", job.cpus_per_rank * ranks_per_node(job)),
+        ("gpus-per-node", job.gpus_per_node or None),
+        ("mem", job.memory),
+        ("time", job.time),
+        ("partition", job.partition),
+        ("account", job.account),
+        ("qos", job.qos),
+        ("constraint", job.constraint),
+        ("exclusive", "" if job.exclusive else None),
+        ("array", f"0-{len(tasks) - 1}" if tasks else None),
+        ("output", f"{job.directory}/{'%A_%a' if tasks else '%j'}.out"),
+        ("open-mode", "append"),
+        ("export", ",".join([*EXPORTED, *names])),
+        ("signal", f"B:USR1@{job.signal_before_s}" if is_train else None),
+        # A program that does not save must not start over on what it has half written.
+        ("requeue" if is_train else "no-requeue", ""),
+    ]
+    return [(name, value) for name, value in options if value is not None]
+
+
+def _directive(name: str, value: str | int | None) -> str:
+    text = f'"{value}"' if re.search(r"[^A-Za-z0-9_./:@%,+=-]", str(value)) else str(value)
+    return f"--{name}={text}" if text else f"--{name}"
+
+
+def _setup(job: Job) -> list[str]:
+    """Modules, environment, interpreter. They come before `set -u`, which module files and `activate` may not bear."""
+    settings = [item.partition("=") for item in job.env if "=" in item]
+    if not any(name == "OMP_NUM_THREADS" for name, _, _ in settings):
+        settings.insert(0, ("OMP_NUM_THREADS", "=", str(job.cpus_per_rank)))
+    python = [*shlex.split(job.container or ""), job.python or "python"]
+    return [
+        *(f"module load {shlex.quote(module)} || exit 1" for module in job.modules),
+        *([f"# shellcheck disable=SC1091\nsource {shlex.quote(job.venv)}/bin/activate || exit 1"] if job.venv else []),
+        *(f"export {name}={shlex.quote(value)}" for name, _, value in settings),
+        f"python=({shlex.join(python)})",
+    ]
+
+
+def _run_lines(job: Job, run: str) -> list[str]:
+    """Which run this is: its directory, the flags of this array task, the name that `scontrol` knows it by."""
+    tasks = array_tasks(job)
+    if not tasks:
+        return [f"run={shlex.quote(run)} extra=() job=$SLURM_JOB_ID"]
+    cases = [
+        f"    {index}) run={shlex.quote(f'{run}/{name}')} extra=({shlex.join(flags)}) ;;"
+        for index, (name, flags) in enumerate(tasks)
+    ]
+    # The last task of an array has the id of the whole array as its SLURM_JOB_ID: requeueing that would requeue all.
+    job_line = "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    return ['case "$SLURM_ARRAY_TASK_ID" in', *cases, "    *) exit 1 ;;", "esac", job_line]
+
+
+def _laid_out(words: list[str]) -> list[str]:
+    """Shell-quoted words, a line for each flag with its values."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("--"):
+            lines[-1] += f" {shlex.quote(word)}"
+        else:
+            lines.append(f"    {shlex.quote(word)}")
+    return lines

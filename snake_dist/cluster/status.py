@@ -1,0 +1,148 @@
+"""How jobs and runs stand: what Slurm says, joined with what the run itself has written."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from snake_dist.cluster.job import LOGS
+from snake_dist.cluster.queue import job_facts
+from snake_dist.errors import InputError
+
+
+def describe(name: str) -> str:
+    """Lines on a job (its id), a job's directory or a run's. Raises InputError if there is no such thing."""
+    path = Path(name)
+    if path.is_dir():
+        runs = find_runs(path)
+        # The batch script notes each start beside the run: JOB RESTART TIME CHECKPOINT.
+        started = {start[0] for run in runs if (start := last_start(run))}
+        facts = [fact for job in sorted(started) for fact in job_facts(job)]
+    elif re.fullmatch(r"\d+(_\d+)?", name):
+        facts = job_facts(name)
+        logs = [Path(fact["StdOut"]) for fact in facts] or sorted(Path(LOGS).glob(f"*/{name}.out"))
+        if not facts and not logs:
+            raise InputError(
+                f"{name}: Slurm knows no such job, and {LOGS}/*/{name}.out is not there: name its directory"
+            )
+        runs = [run for log in logs if (run := run_of_log(log))]
+    else:
+        raise InputError(f"{name}: no such directory, and no job id")
+    if not facts and not runs:
+        raise InputError(f"{name}: no run has started in it")
+    return "\n".join([*map(job_line, facts), *run_table(runs)])
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """The run directories at or below this one: they hold a status.json."""
+    found = [path.parent for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}status.json")]
+    return sorted(found)
+
+
+def last_start(run: Path) -> list[str] | None:
+    """The last start that the batch script noted: [job, restart, unix time, newest checkpoint]."""
+    try:
+        return run.with_name(f"{run.name}.starts").read_text(encoding="utf-8").splitlines()[-1].split()
+    except (OSError, IndexError):
+        return None
+
+
+def run_of_log(log: Path) -> Path | None:
+    """The directory that the job's log names; None while there is no log."""
+    try:
+        found = re.search(
+            r"^run directory: (.+); job ", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
+    except OSError:
+        return None
+    return Path(found[1]) if found else None
+
+
+def job_line(facts: dict[str, str]) -> str:
+    """One line on a job, from scontrol's fields."""
+    job_id = facts["JobId"]
+    if "ArrayJobId" in facts:
+        job_id = f"{facts['ArrayJobId']}_{facts['ArrayTaskId']}"
+    reason = "" if facts["Reason"] == "None" else f" ({facts['Reason']})"
+    nodes = "" if facts["NodeList"] in ("", "(null)") else f" on {facts['NodeList']}"
+    return (
+        f"job {job_id}  {facts['JobName']}  {facts['JobState']}{reason}{nodes}, restarts {facts['Restarts']}, "
+        f"{facts['RunTime']} of {facts['TimeLimit']}, log {facts['StdOut']}"
+    )
+
+
+def run_table(runs: list[Path]) -> list[str]:
+    """A line for each run, the lowest held-out loss first once there is one."""
+    rows = [progress(run) for run in runs]
+    rows.sort(key=lambda row: (row["held_out_loss"] is None, row["held_out_loss"] or 0.0))
+    return [run_line(row) for row in rows]
+
+
+def run_line(row: dict[str, Any]) -> str:
+    parts = [f"{row['state']}", f"step {row['step']} of {row['num_steps']}"]
+    parts += [f"loss {row['loss']:.4f}"] if row["loss"] is not None else []
+    parts += [f"held-out loss {row['held_out_loss']:.4f}"] if row["held_out_loss"] is not None else []
+    parts += [f"{row['apples']:.2f} apples a game"] if row["apples"] is not None else []
+    parts += [f"about {timedelta(seconds=round(row['left_s']))} left"] if row["left_s"] is not None else []
+    parts += [f"{row['checkpoint']}"] if row["checkpoint"] else []
+    parts += [row["reason"]] if row["reason"] else []
+    return f"run {row['run']}  {', '.join(parts)}"
+
+
+def progress(run: Path) -> dict[str, Any]:
+    """State, step, losses and the seconds left, from status.json, metrics.jsonl and summary.json of the run."""
+    status = _read_json(run / "status.json")
+    logged = _read_metrics(run / "metrics.jsonl")
+    steps = [entry["step"] for entry in logged if "train/loss" in entry]
+    num_steps = int(status.get("num_steps") or 0)
+    step = max([int(status.get("step") or 0), *steps[-1:]])
+    summary = _read_json(run / "summary.json")
+    players = summary.get("play", {}).get("players", {})
+    return {
+        "run": run,
+        "state": status.get("state", "not started"),
+        "step": step,
+        "num_steps": num_steps,
+        "loss": _last(logged, "train/loss"),
+        "held_out_loss": _last(logged, "eval/loss"),
+        "apples": players.get("adapter", {}).get("apples", {}).get("mean"),
+        "left_s": _seconds_left(run, step, num_steps) if status.get("state") == "training" else None,
+        "checkpoint": status.get("checkpoint"),
+        "reason": status.get("reason"),
+    }
+
+
+def _seconds_left(run: Path, step: int, num_steps: int) -> float | None:
+    """From the last start to the last logged line: so many steps in so many seconds. None without both."""
+    start = last_start(run)
+    if start is None or not (run / "metrics.jsonl").exists():
+        return None
+    first = int(start[3].removeprefix("step-")) if start[3].removeprefix("step-").isdigit() else 0
+    if step <= first:
+        return None
+    elapsed = (run / "metrics.jsonl").stat().st_mtime - float(start[2])
+    return elapsed / (step - first) * (num_steps - step)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The file's object; {} if it is not there. Writers replace these files whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The log's whole lines: the last one may be on its way."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _last(logged: list[dict[str, Any]], name: str) -> float | None:
+    return next((entry[name] for entry in reversed(logged) if name in entry), None)

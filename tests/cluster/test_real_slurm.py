@@ -1,0 +1,279 @@
+"""Generated scripts on a real Slurm: what the traps of signals, ports, requeues and arrays do to a run.
+
+The trainer is tests/stub_trainer.py here; test_real_slurm_training.py has the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snake_dist.errors import InputError
+from tests.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory to submit from, with the stub as its launcher/train.py."""
+    (tmp_path / "launcher").mkdir()
+    shutil.copy(ROOT / "tests/stub_trainer.py", tmp_path / "launcher/train.py")
+    return tmp_path
+
+
+def submit_py(slurm: Cluster, place: Path, *arguments: object, **variables: str) -> str:
+    """What launcher/submit.py prints, called from `place`. Raises what it raises."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(place)
+        for name, value in (slurm.environment | variables).items():
+            patch.setenv(name, value)
+        load_submit().main([*map(str, arguments)])
+    return printed.getvalue()
+
+
+def submit(slurm: Cluster, place: Path, *flags: object, program: tuple[str, ...] = (), **settings: Any) -> str:
+    """Queue a stub run from `place` with these settings; returns the job's id. Its run is place/job/run."""
+    (place / "stub.json").write_text(json.dumps({"steps": 30} | settings))
+    flags = ("--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1, *flags)
+    printed = submit_py(slurm, place, *flags, *(("--", *program) if program else ()))
+    return re.findall(r"^job (\d+) ", printed, re.MULTILINE)[-1]
+
+
+def steps(place: Path, run: str = "run") -> list[int]:
+    path = place / f"job/{run}.steps"
+    return list(map(int, path.read_text().split())) if path.exists() else []
+
+
+def wait_for_step(place: Path, step: int, run: str = "run") -> None:
+    wait_until(lambda: steps(place, run)[-1:] >= [step], 60, lambda: f"{steps(place, run)}\n{log_of(place)}")
+
+
+def log_of(place: Path) -> str:
+    return "\n".join(path.read_text() for path in (place / "job").glob("*.out"))
+
+
+def ask_to_stop(slurm: Cluster, job: str) -> None:
+    """What Slurm itself does --signal-before-s seconds before the time limit."""
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+
+
+def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, place):
+    ranks = ("--nodes", 2, "--gpus-per-node", 2)
+    (place / "stub.json").write_text(json.dumps({"steps": 40}))
+    script = submit_py(
+        slurm, place, "--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1, *ranks, "--dry-run",
+        "--", "--global-batch-size", 16,
+    )  # fmt: skip
+    (place / "job").mkdir()
+    (place / "script").write_text(script)
+    # A silent listener holds the port that follows from the job's id, which is known only while the job is held.
+    hold = ("sbatch", "--parsable", "--hold", f"--chdir={place}", place / "script")
+    job = slurm.run(*hold).strip()
+    with socket.socket() as silent:
+        silent.bind(("", 20000 + int(job) % 10000))
+        silent.listen()
+        slurm.run("scontrol", "release", job)
+        wait_for_step(place, 3)
+    ask_to_stop(slurm, job)
+    slurm.start_again(job, restarts=1)
+
+    wait_for_step(place, steps(place)[-1] + 3)
+    high = slurm.run(
+        "sbatch", "--parsable", "--partition=high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"
+    ).strip()
+    slurm.wait(high, "COMPLETED")
+    slurm.start_again(job, restarts=2)
+    slurm.wait(job, "COMPLETED")
+
+    assert steps(place) == list(range(40))  # every step once, in three starts
+    for rank in range(4):
+        lines = (place / f"job/run.signals.{rank}").read_text().splitlines()
+        # Each worker, and torchrun lived on. On a slow machine USR1 comes again.
+        assert sorted(set(lines)) == ["0 SIGUSR1", "1 SIGTERM"]
+    log = log_of(place)
+    assert log.count("queued again") == 2
+    assert [line.split()[:2] for line in (place / "job/run.starts").read_text().splitlines()] == [
+        [job, "0"], [job, "1"], [job, "2"],
+    ]  # fmt: skip
+    ports = [json.loads(line)["MASTER_PORT"] for line in (place / "job/run.environment").read_text().splitlines()]
+    assert ports[0] == str(20000 + (int(job) + 101) % 10000)
+
+
+def test_a_killed_rank_ends_the_job_and_it_is_not_queued_again(slurm, place):
+    job = submit(slurm, place, "--nodes", 2, "--ranks-per-node", 2, program=("--global-batch-size", "16"), steps=300)
+    wait_for_step(place, 3)
+    victim = int((place / "job/run.started.3").read_text().split()[1])
+    os.kill(victim, signal.SIGKILL)
+    facts = slurm.wait(job, "FAILED", timeout_s=50)
+    assert facts["Restarts"] == "0"
+    assert "connection closed by peer" in log_of(place)
+
+
+def test_a_lost_node_brings_the_run_back_from_its_checkpoint(slurm, place):
+    job = submit(slurm, place, "--nodes", 2, program=("--global-batch-size", "8"), steps=30, step_s=0.2)
+    wait_for_step(place, 3)
+    nodes = slurm.facts(job)["NodeList"]
+    assert nodes == "node[1-2]"
+    slurm.kill_node("node2")
+    slurm.wait(job, "PENDING", "NODE_FAIL")
+    slurm.start_node("node2")
+    slurm.start_again(job, restarts=1)
+    slurm.wait(job, "COMPLETED")
+    status = json.loads((place / "job/run/status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 30)
+
+
+def test_a_signal_that_comes_while_the_worker_still_starts_is_not_lost(slurm, place):
+    job = submit(slurm, place, steps=300, import_s=2)
+    wait_until(lambda: (place / "job/run.started.0").exists(), 20, lambda: log_of(place))
+    ask_to_stop(slurm, job)
+    slurm.start_again(job, restarts=1)
+    assert 0 < len(steps(place)) < 300
+    slurm.run("scancel", job)
+
+
+def test_two_restarts_without_progress_are_the_end(slurm, place):
+    job = submit(slurm, place, steps=3000, stands_still=True)
+    for restart in range(3):
+        wait_until((place / f"job/run.ranks/{restart}/0").exists, 30, lambda: log_of(place))
+        ask_to_stop(slurm, job)
+        if restart < 2:
+            slurm.start_again(job, restarts=restart + 1)
+    assert slurm.wait(job, "FAILED")["Restarts"] == "2"
+    assert "no progress in two restarts" in log_of(place)
+
+
+def test_an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start(slurm, place):
+    (place / "job/run").mkdir(parents=True)
+    (place / "job/run/status.json").write_text('{"state": "stopped", "step": 5, "checkpoint": null}\n')
+    job = submit(slurm, place, exit_code=3)
+    facts = slurm.wait(job, "FAILED")
+    assert (facts["Restarts"], facts["ExitCode"]) == ("0", "3:0")  # one rank: its own exit code
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(slurm, place):
+    job = submit(slurm, place, steps=300)
+    wait_for_step(place, 2)
+    slurm.run("scancel", job)
+    slurm.wait(job, "CANCELLED")
+    wait_until(lambda: json.loads((place / "job/run/status.json").read_text())["state"] == "stopped", 10, str)
+    time.sleep(1)
+    assert slurm.facts(job)["JobState"] == "CANCELLED"
+    assert slurm.facts(job)["Restarts"] == "0"
+
+
+def test_one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_waits(slurm, place):
+    (place / "launcher/aggregate.py").write_text(
+        "import sys; from pathlib import Path\n"
+        "print(sorted((p.parent.name, 'finished' in p.read_text()) for p in Path(sys.argv[1]).glob('*/status.json')))\n"
+    )
+    (place / "recipe.yaml").write_text(
+        "job-name: stub\ndirectory: job\ncpus-per-rank: 1\nseeds: [0, 1]\n"
+        "variants: ['small=--rank 4', 'large=--rank 8']\n"
+        "---\njob-name: table\ndirectory: job\nafter: [stub]\nprogram: launcher/aggregate.py\nrun: [job/run]\n"
+    )
+    (place / "stub.json").write_text('{"steps": 20}')
+    printed = submit_py(slurm, place, "--recipe", "recipe.yaml")
+    array, table = re.findall(r"^job (\d+) ", printed, re.MULTILINE)
+    # The last task to start has the array's own id: requeued by that id, it would take the others with it.
+    wait_for_step(place, 2, "run/large-seed-1")
+    ids = {slurm.facts(f"{array}_{task}")["JobId"]: task for task in range(4)}
+    last = ids[array]
+    ask_to_stop(slurm, f"{array}_{last}")
+    slurm.wait(f"{array}_{last}", "PENDING")
+    for task in set(range(4)) - {last}:
+        assert slurm.wait(f"{array}_{task}", "COMPLETED")["Restarts"] == "0"
+    assert slurm.facts(table)["JobState"] == "PENDING"
+    slurm.start_again(f"{array}_{last}", restarts=1)
+    slurm.wait(table, "COMPLETED")
+    names = ("large-seed-0", "large-seed-1", "small-seed-0", "small-seed-1")
+    assert str([(name, True) for name in names]) in (place / f"job/{table}.out").read_text()
+
+
+def test_a_job_gets_no_key_and_slurm_stores_none(slurm, place):
+    job = submit_with_keys(slurm, place)
+    slurm.wait(job, "COMPLETED")
+    known = json.loads((place / "job/run.environment").read_text())
+    assert "SECRET_TOKEN" not in known
+    assert known["WANDB_MODE"] == "offline"
+    assert known["GREETING"] == "it's $HOME"
+    assert known["PATH"]  # SLURM_EXPORT_ENV has not stripped the step
+    assert "SBATCH_EXPORT" not in known
+    stored = [path for path in (slurm.directory / "state").rglob("*") if path.is_file()]
+    assert stored
+    assert not [path for path in stored if b"canary-7351" in path.read_bytes()]
+
+
+def submit_with_keys(slurm: Cluster, place: Path) -> str:
+    (place / "stub.json").write_text('{"steps": 2}')
+    printed = submit_py(
+        slurm, place, "--job-name", "stub", "--directory", "job", "--env", "WANDB_MODE", "GREETING=it's $HOME",
+        SECRET_TOKEN="canary-7351", WANDB_API_KEY="canary-7351", WANDB_MODE="offline", SBATCH_EXPORT="ALL",
+    )  # fmt: skip
+    return re.findall(r"^job (\d+) ", printed, re.MULTILINE)[0]
+
+
+def test_the_receipt_names_a_log_that_exists_a_status_that_answers_and_a_line_that_goes_on(slurm, place):
+    (place / "stub.json").write_text('{"steps": 8, "step_s": 0.3}')
+    receipt = submit_py(slurm, place, "--job-name", "stub", "--directory", "new/deep/job")
+    job = receipt.split()[1]
+    run = place / "new/deep/job/run"
+    wait_until(lambda: (run / "metrics.jsonl").exists(), 20, lambda: receipt)
+    status = submit_py(slurm, place, "status", job)
+    assert re.search(rf"job {job}  stub  RUNNING on node1, restarts 0, 00:00:\d\d of 04:00:00, log ", status)
+    assert re.search(rf"run {run}  training, step \d of 8, loss 0\.\d+, about 0:00:0\d left, checkpoints/", status)
+    slurm.run("scancel", job)
+    slurm.wait(job, "CANCELLED")
+    resume = re.search(r"resume +(.+)", receipt)[1].split()
+    again = slurm.run(resume[0], "--parsable", f"--chdir={place}", place / resume[1]).strip()
+    slurm.wait(again, "COMPLETED")
+    assert "finished, step 8 of 8" in submit_py(slurm, place, "status", "new/deep/job")
+    assert (place / f"new/deep/job/{again}.out").exists()
+
+
+REFUSED = {
+    "too many GPUs": (("--gpus-per-node", 9, "--", "--global-batch-size", 36), "configuration is not available"),
+    "no such partition": (("--partition", "nosuch"), "invalid partition"),
+    "a command in the name": (("--job-name", "x\ntouch pwned"), "--job-name"),
+    "an option in the name": (("--job-name", "x --output=/tmp/pwned"), "--job-name"),
+    "a command in the partition": (("--partition", "debug; touch pwned"), "--partition"),
+    "a quote in the directory": (("--directory", 'a"\n#SBATCH --output=pwned'), "--directory"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("how", [(), ("--test-only",)])
+def test_what_slurm_or_the_allow_list_refuses_is_one_line_and_nothing_is_queued(slurm, place, name, how):
+    flags, reason = REFUSED[name]
+    before = slurm.run("squeue", "-h", "-o", "%i")
+    with pytest.raises(InputError, match=reason):
+        submit_py(slurm, place, "--job-name", "stub", "--directory", "job", *how, *flags)
+    assert set(slurm.run("squeue", "-h", "-o", "%i").split()) <= set(before.split())
+    assert not list(place.rglob("*pwned*"))
+
+
+def test_test_only_says_when_the_job_would_start(slurm, place):
+    printed = submit_py(slurm, place, "--job-name", "stub", "--directory", "job", "--test-only")
+    assert re.search(r"Job \d+ to start at", printed)
+    assert not (place / "job").exists()
+
+
+def test_hostile_flags_of_the_program_arrive_as_they_are(slurm, place):
+    hostile = "$(touch pwned); `touch pwned` 'a\" b\\"
+    (place / "launcher/aggregate.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    flags = ("--job-name", "stub", "--directory", "job", "--program", "launcher/aggregate.py")
+    job = submit_py(slurm, place, *flags, "--", hostile).split()[1]
+    slurm.wait(job, "COMPLETED")
+    assert json.loads((place / f"job/{job}.out").read_text().splitlines()[-1]) == [hostile]
+    assert not (place / "pwned").exists()
