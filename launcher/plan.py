@@ -1,0 +1,29 @@
+"""Say what a run will need before it is queued: memory per rank and stage, messages, time. Loads no weights.
+
+python launcher/plan.py --base-model smollm2-135m --adapter lora --gpus 8 --gpu-memory 24GiB
+python launcher/plan.py --base-model ./llama-8b --gpus 16 --gpus-per-node 8 --write-ds ds.json --examples 200000
+"""
+
+from __future__ import annotations
+
+from snake_dist.run_config import parse_dataclass, run_launcher
+
+
+def main(argv: list[str]) -> None:
+    from snake_dist.run_plan import Plan
+
+    flags = parse_dataclass(Plan, argv)
+
+    from snake_dist.checkpoint.publish import write_json_atomically
+    from snake_dist.plan_text import render_plan
+    from snake_dist.run_plan import make_plan, recommended_ds_config
+
+    planned = make_plan(flags)
+    print(render_plan(planned, flags.plan))
+    if flags.plan.write_ds is not None:
+        write_json_atomically(flags.plan.write_ds, recommended_ds_config(planned))
+        print(f"wrote {flags.plan.write_ds}")
+
+
+if __name__ == "__main__":
+    run_launcher(main)

@@ -1,0 +1,1 @@
+"""What a run will need, from arithmetic alone: bytes per rank, bytes per collective, seconds per step."""

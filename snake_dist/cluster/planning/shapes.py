@@ -1,0 +1,177 @@
+"""What planning must know of a model, of a micro-batch and of the machines: plain numbers, no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+FP32 = 4
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
+NF4_TABLES = 4 * (16 + 256 + 1)
+"""Per matrix: the 16 values of NF4, the 256 of the nested 8-bit code and its offset, all fp32."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One matrix of a decoder layer."""
+
+    inputs: int
+    outputs: int
+    adapted: bool
+    """Whether an adapter sits on it."""
+    shares_input: bool = False
+    """Whether its input is the one of the matrix before it (k and v take q's, up takes gate's)."""
+
+    @property
+    def weights(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A decoder as planning sees it: all layers alike."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    head_size: int
+    intermediate_size: int
+    """Width of the MLP's inner activation."""
+    mlp_tensors: int
+    """How many tensors of that width the MLP's activation keeps for the backward pass."""
+    norm: Literal["rms", "layer"]
+    """RMSNorm computes in fp32 and keeps its fp32 input; LayerNorm keeps its input as it is."""
+    vocabulary: int
+    linears: tuple[Linear, ...]
+    """Matrices of one decoder layer, in the order of their use."""
+    num_base: int
+    """Parameters of the base model, tied ones once."""
+    num_trainable: int
+    rank: int
+    """Rank of the adapter."""
+    dora: bool = False
+    normed_heads: bool = False
+    """Whether queries and keys are normed too, head by head (Qwen3)."""
+    tied: bool = False
+    """Whether the output head is the embedding."""
+    packs: bool = True
+    """Whether attention can be run example by example; a model that cannot keeps all scores."""
+
+    @property
+    def num_layer_weights(self) -> int:
+        """Weights of all decoder layers' matrices: what 4-bit loading quantizes."""
+        return self.num_layers * sum(linear.weights for linear in self.linears)
+
+    @property
+    def num_forward_only(self) -> int:
+        """Weights that the backward pass never asks for, since what they act on needs no gradient: the embedding
+        (unless it is the head too), the first norm, the first layer's first matrices."""
+        first = sum(linear.weights for i, linear in enumerate(self.linears) if i == 0 or self._reads_input(i))
+        return (0 if self.tied else self.vocabulary * self.hidden_size) + self.hidden_size + first
+
+    def _reads_input(self, index: int) -> bool:
+        return all(linear.shares_input for linear in self.linears[1 : index + 1])
+
+    @property
+    def largest_matrix(self) -> int:
+        return max(linear.weights for linear in self.linears)
+
+    @property
+    def largest_module(self) -> int:
+        """Elements of the largest weight, embeddings included: ZeRO-3 gathers it whole."""
+        return max(self.largest_matrix, self.vocabulary * self.hidden_size)
+
+    @property
+    def attention_size(self) -> int:
+        """Width of queries, all heads together."""
+        return self.num_heads * self.head_size
+
+    @property
+    def key_value_size(self) -> int:
+        return self.num_key_value_heads * self.head_size
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one rank."""
+
+    num_examples: int
+    tokens_per_example: int
+    """Of the longest; a padded micro-batch has the same for all."""
+    trained_share: float
+    """Share of the tokens that are trained: only they get logits."""
+
+    @property
+    def tokens(self) -> int:
+        return self.num_examples * self.tokens_per_example
+
+    @property
+    def trained_tokens(self) -> float:
+        return self.tokens * self.trained_share
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the model is held and trained."""
+
+    stage: int
+    """ZeRO stage, 0 to 3."""
+    num_ranks: int
+    dtype: str = "bfloat16"
+    """Of computation, adapter and unquantized base."""
+    nf4: bool = False
+    """Whether the matrices of the decoder layers are in 4-bit NF4."""
+    double_quant: bool = True
+    """Whether NF4's scales are quantized once more."""
+    on_cpu: bool = False
+    """Ranks on CPUs: their kernels keep other tensors, and an untouched buffer takes no memory."""
+    dropout: float = 0.0
+    """Of the adapter; greater than 0 keeps masks and dropped inputs."""
+    gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    """ZeRO-3 only: the shards of the base lie in host memory."""
+    hpz_ranks: int = 0
+    """ZeRO-3 over several nodes: ranks that share a second copy of the shards, so that backward gathers stay in the
+    node (hpZ of ZeRO++); 0 without."""
+    reduce_bucket: int = 500_000_000
+    """Elements of DeepSpeed's gradient bucket (its default here); allocated whole on a GPU."""
+    overlap_comm: bool = True
+    """Two buckets instead of one at stages 1 and 2."""
+    max_live: int = 1_000_000_000
+    """stage3_max_reuse_distance in elements: gathered weights that will be needed again within it stay."""
+    prefetch_bucket: int = 50_000_000
+    persistence_threshold: int = 100_000
+    """ZeRO-3 leaves parameters with fewer elements whole on every rank."""
+
+    @property
+    def element(self) -> int:
+        """Bytes of an element of the compute dtype."""
+        return BYTES[self.dtype]
+
+
+def nf4_scale_bytes(model: ModelSizes, *, double_quant: bool) -> int:
+    """Bytes of NF4's scales: an fp32 per 64 weights, or with double quantization one byte and an fp32 per 256
+    scales; and the code tables of each matrix. Dettmers et al., QLoRA, 2023, section 3."""
+    total = 0
+    for linear in model.linears:
+        num_blocks = math.ceil(linear.weights / NF4_BLOCK)
+        nested = num_blocks + FP32 * math.ceil(num_blocks / NF4_NESTED_BLOCK) + NF4_TABLES
+        total += nested if double_quant else FP32 * (num_blocks + 16)
+    return model.num_layers * total
+
+
+def base_bytes(model: ModelSizes, setup: Setup) -> float:
+    """Bytes of the whole frozen base on one device."""
+    return shardable_bytes(model, setup) + (nf4_scale_bytes(model, double_quant=setup.double_quant) if setup.nf4 else 0)
+
+
+def shardable_bytes(model: ModelSizes, setup: Setup) -> float:
+    """The part of it that ZeRO-3 shares out: bitsandbytes' scales are no parameters, each rank keeps them all."""
+    if not setup.nf4:
+        return model.num_base * setup.element
+    return model.num_layer_weights / 2 + (model.num_base - model.num_layer_weights) * setup.element

@@ -1,0 +1,157 @@
+"""launcher/plan.py as users type it: what it prints, what it writes, what bad input gets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import runpy
+import sys
+
+import pytest
+from transformers import GptOssConfig, LlamaConfig
+
+from snake_dist.model.adapters import AdapterConfig
+from snake_dist.model.base import ModelConfig, base_bytes, load_base
+from snake_dist.plan_sizes import describe_model
+from snake_dist.training.ds_config import fill_ds_config, read_ds_config
+from tests.tiny_models import SHAPES, tiny_llama, tiny_model
+
+
+def plan(*flags: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the launcher, run in this process."""
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["plan.py", *map(str, flags)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path("launcher/plan.py", run_name="__main__")
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def llama_8b(tmp_path_factory):
+    """A configuration and nothing else: no weights, no tokenizer."""
+    directory = tmp_path_factory.mktemp("llama-8b")
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    ).save_pretrained(directory)
+    return directory
+
+
+def test_the_plan_of_an_8b_model_needs_its_configuration_only(llama_8b, tmp_path):
+    written = tmp_path / "ds.json"
+    flags = ("--base-model", llama_8b, "--adapter", "qlora", "--gpus", 8, "--gpu-memory", "24GiB")
+    code, out, err = plan(*flags, "--examples", 100_000, "--write-ds", written)
+    assert code == 0, err
+    for said in (
+        "8,030,261,248 in the base",
+        "41,943,040 trainable",
+        "5.311 GiB in NF4",
+        "recommended: ZeRO 2",
+        "hours",
+    ):
+        assert said in out
+    ds_config = read_ds_config(str(written))
+    assert ds_config["zero_optimization"]["stage"] == 2
+    assert ds_config["zero_optimization"]["reduce_bucket_size"] == 41_943_040
+    filled = fill_ds_config(
+        ds_config,
+        dtype="bfloat16",
+        global_batch_size=32,
+        micro_batch_size=4,
+        accumulation=1,
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        hidden_size=4096,
+    )
+    assert '"auto"' not in json.dumps(filled)
+
+
+def test_a_base_too_large_for_one_gpu_is_sharded(llama_8b, tmp_path):
+    written = tmp_path / "ds.json"
+    code, out, _ = plan("--base-model", llama_8b, "--gpus", 8, "--gpu-memory", "14GiB", "--write-ds", written)
+    assert code == 0
+    assert "recommended: ZeRO 3" in out
+    assert "base, forward" in out
+    assert read_ds_config(str(written))["zero_optimization"]["stage"] == 3
+
+
+def test_a_given_file_is_planned_as_it_is(llama_8b):
+    """DeepSpeed's default buckets, 5e8 elements twice in bf16, against an adapter's 42 million gradients."""
+    code, out, err = plan("--base-model", llama_8b, "--gpus", 8, "--ds", "ds_configs/zero2.json")
+    assert code == 0, err
+    [buckets] = [line.split() for line in out.splitlines() if line.startswith("gradient buckets")]
+    assert float(buckets[-1]) == pytest.approx(2 * 5e8 * 2 / 2**30, abs=0.01)
+
+
+@pytest.mark.parametrize("family", sorted(SHAPES))
+def test_counted_parameters_are_the_real_ones(tmp_path, family):
+    directory = tiny_model(tmp_path / family, family)
+    model = load_base(str(directory), "float32")
+    sizes = describe_model(ModelConfig(base_model=str(directory)), AdapterConfig(rank=4))
+    assert sizes.num_base == sum(parameter.numel() for parameter in model.parameters())
+    assert sizes.num_layers == 2
+    assert all(linear.adapted for linear in sizes.linears)
+    assert sizes.num_trainable == 2 * sum(4 * (linear.inputs + linear.outputs) for linear in sizes.linears)
+
+
+def test_four_bit_bytes_are_those_of_bitsandbytes(tmp_path):
+    """To the byte: numbers, scales, scales of scales, code tables."""
+    from snake_dist.cluster.planning.shapes import Setup
+    from snake_dist.cluster.planning.shapes import base_bytes as planned_bytes
+
+    directory = tiny_llama(tmp_path / "model", hidden_size=256, intermediate_size=704)
+    held = base_bytes(load_base(str(directory), "bfloat16", quantization="nf4").requires_grad_(False))
+    sizes = describe_model(ModelConfig(base_model=str(directory)), AdapterConfig(adapter="qlora"))
+    assert planned_bytes(sizes, Setup(0, 1, nf4=True)) == held
+
+
+BAD_INPUT = {
+    "unit": (["--gpu-memory", "24GX"], "24GX", "GiB"),
+    "nothing left": (["--gpu-memory", "1GiB"], "1GiB", "--reserve"),
+    "model": (["--base-model", "no/such-model"], "no/such-model", "smollm2-135m"),
+    "gpus": (["--gpus", "0"], "0", "at least 1"),
+    "batch": (["--gpus", "8", "--global-batch-size", "12"], "12", "--micro-batch-size 4"),
+    "adapter": (["--adapter", "lroa"], "lroa", "rslora"),
+    "targets": (["--target-modules", "w_q"], "w_q", "q_proj"),
+    "rank": (["--target-rank", "4"], "4", "only adalora"),
+    "stage": (["--ds", "stage.json"], "'3'", "choose from 0, 1, 2, 3"),
+    "offload": (["--ds", "offload.json"], "offload_param", "needs stage 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_gets_one_line(tmp_path, monkeypatch, llama_dir, name):
+    flags, value, allowed = BAD_INPUT[name]
+    (tmp_path / "stage.json").write_text('{"zero_optimization": {"stage": "3"}}')
+    (tmp_path / "offload.json").write_text('{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}')
+    flags = [str(tmp_path / flag) if flag.endswith(".json") else flag for flag in flags]
+    base = [] if name == "model" else ["--base-model", llama_dir]
+    monkeypatch.setenv("RANK", "0")
+    code, out, err = plan(*base, *flags)
+    assert (code, out) == (2, "")
+    errors = [line for line in err.splitlines() if line.strip()]
+    assert len(errors) == 1, err
+    assert value in errors[0]
+    assert allowed in errors[0]
+
+
+def test_layers_that_are_not_plain_are_refused(tmp_path):
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_local_experts": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512}
+    GptOssConfig(architectures=["GptOssForCausalLM"], **shape, **heads).save_pretrained(tmp_path)
+    code, _, err = plan("--base-model", tmp_path)
+    assert code == 2
+    assert "gpt_oss" in err

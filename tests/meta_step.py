@@ -1,0 +1,146 @@
+"""The true training step on meta tensors: every operation runs, nothing is allocated, all bytes are counted.
+
+Stands for an accelerator: the kernels are those that PyTorch picks off the CPU, except that attention is sent to the
+flash kernel, which is what CUDA takes and what "meta" would not.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
+from transformers.masking_utils import AttentionMaskInterface
+
+from snake_dist.data.packing import Example, pack
+from snake_dist.model import adapters
+from snake_dist.model.attention import PACKED_CAUSAL, _no_mask, packed_causal_attention
+from snake_dist.training.loss import forward_trained, loss_sum
+
+Moments = dict[str, int]
+
+
+@dataclass
+class Bytes(TorchDispatchMode):
+    """Counts the bytes of all living tensors on "meta"; small inputs (labels, positions) may be real."""
+
+    live: dict[int, tuple[int, str]] = field(default_factory=dict)
+    now: int = 0
+    peak: int = 0
+    at_peak: dict[int, tuple[int, str]] = field(default_factory=dict)
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def add(self, tensor: torch.Tensor, why: str = "given") -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.live or not tensor.is_meta:
+            return
+        self.live[key] = storage.nbytes(), f"{why} {tuple(tensor.shape)} {tensor.dtype}" if self.explain else why
+        self.now += storage.nbytes()
+        weakref.finalize(storage, self._drop, key)
+        if self.now > self.peak:
+            self.peak = self.now
+            if self.explain:
+                self.at_peak = dict(self.live)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self.live.pop(key, (0, ""))[0]
+
+    def reset_peak(self) -> None:
+        self.peak = self.now
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        # Masks and indices stay real: how many elements they choose cannot be known from a shape.
+        mixed = any(tensor.is_meta for tensor in tensors) and not all(tensor.is_meta for tensor in tensors)
+        if mixed and "index" not in str(operation):
+            args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        out = operation(*args, **kwargs)
+        for leaf in tree_iter(out):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf, str(operation))
+        return out
+
+
+def flash_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """scaled_dot_product_attention by the flash kernel, which never holds the scores."""
+    assert attn_mask is None
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def fused_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """Dropout by CUDA's kernel, whose mask has one byte an element."""
+    assert not inplace
+    return torch.ops.aten.native_dropout(input, p, training)[0] if p and training else input
+
+
+def meta_model(config: PretrainedConfig, adapter: adapters.AdapterConfig, dtype: torch.dtype) -> Any:
+    """The model with its adapter, without weights."""
+    AttentionInterface.register(PACKED_CAUSAL, packed_causal_attention)
+    AttentionMaskInterface.register(PACKED_CAUSAL, _no_mask)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.set_attn_implementation(PACKED_CAUSAL)
+        model = adapters.attach(model, adapter)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model.train()
+
+
+def measure_step(
+    model: Any,
+    lengths: list[int],
+    trained: int,
+    *,
+    checkpointing: bool = False,
+    explain: bool = False,
+) -> dict[str, Any]:
+    """Bytes of one packed training step beyond the model's own: after the forward pass, and at the peak.
+
+    `trained`: trained tokens of each example.
+    """
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    counted = Bytes(explain=explain)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        counted.add(tensor)
+    static = counted.now
+    batch = pack([Example(np.zeros(length, dtype=np.int64), length - trained) for length in lengths])
+    kernels = {"scaled_dot_product_attention": flash_attention, "dropout": fused_dropout}
+    with counted, patch.multiple("torch.nn.functional", **kernels):
+        logits, labels, _ = forward_trained(model, batch)
+        after_forward = counted.now - static
+        counted.reset_peak()
+        loss_sum(logits, labels).backward()
+        peak = counted.peak - static
+        del logits
+    gradients = sum(p.grad.untyped_storage().nbytes() for p in model.parameters() if p.grad is not None)
+    return {
+        "static": static,
+        "forward": after_forward,
+        "peak": peak,
+        "gradients": gradients,
+        "at_peak": counted.at_peak,
+        "left": counted.now - static,
+    }
