@@ -74,6 +74,7 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.finetune import load_model, train_model
     from snake_dist.preparation import prepare
+    from snake_dist.session import Session
 
     class Log:
         def __init__(self) -> None:
@@ -90,7 +91,7 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
         run = prepare(config, world_from_environment())
         model, collate = load_model(run)
         start, log = adapter_start(model), Log()
-        _, tensors = train_model(run, model, collate, log)  # type: ignore[arg-type]
+        _, tensors = train_model(run, model, collate, log, Session(run))  # type: ignore[arg-type]
         published = publishable(model.peft_config["default"], tensors, start)
         outcomes.append((log.values, {name: tensor.float().numpy() for name, tensor in published.tensors.items()}))
     return outcomes

@@ -73,7 +73,12 @@ def take_step(engine: Any) -> None:
             engine.zero_grad()
     scale = loss_scale(engine)
     is_last = engine.is_gradient_accumulation_boundary()
+    was_linked = getattr(engine.optimizer, "_hp_optimizer_states_linked", None)
     engine.step()
+    if was_linked is False and engine.optimizer._hp_optimizer_states_linked:
+        # ZeRO 1 and 2 link parameters to their moments after the first group's step, when other groups have none.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     if is_last and scale != 1 and engine.zero_optimization_stage() == 0:
         # Without ZeRO the norm of fp16 gradients comes with the loss scale still in it.
         engine._global_grad_norm = float(engine._global_grad_norm) / scale

@@ -60,6 +60,34 @@ def wide_llama(tmp_path_factory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("wide"), hidden_size=128, intermediate_size=512)
 
 
+@pytest.mark.parametrize("adapter", ["qlora", "adalora", "dora", "pissa"])
+def test_plain_peft_puts_every_adapter_on_the_original_base(tmp_path, wide_llama, adapter):
+    import torch
+    from peft import PeftModel
+
+    from snake_dist.evaluation.players import load_model_players
+    from snake_dist.model.base import load_base
+
+    directory = tmp_path / "adapter"
+    config = tiny_config(
+        wide_llama, tiny_data(tmp_path / "data"), tmp_path / "run", ds="ds_configs/zero1.json", adapter=adapter
+    )
+    (logits, _), _ = run_on_ranks(train_save_and_answer, 2, config, str(directory))
+    quantization = "nf4" if adapter == "qlora" else None
+    base = load_base(str(wide_llama), "float32", quantization=quantization)
+    tokens = torch.tensor([TOKENS])
+    with torch.inference_mode():
+        untrained = base(tokens).logits
+        opened = PeftModel.from_pretrained(base, directory).eval()
+        assert torch.allclose(opened(tokens).logits, torch.tensor(logits), atol=1e-3)
+        with opened.disable_adapter():
+            assert torch.equal(opened(tokens).logits, untrained)
+        assert not torch.allclose(untrained, torch.tensor(logits), atol=1e-2)
+        judged = load_model_players(directory, torch.device("cpu"))["adapter"].model
+        assert torch.allclose(judged(tokens).logits, torch.tensor(logits), atol=1e-3)
+    assert read_metadata(directory)["quantization"] == quantization
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_plain_peft_reproduces_the_trained_model(tmp_path, wide_llama, stage):
     import torch

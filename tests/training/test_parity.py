@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def make_config(tmp_path_factory):
     def make(name: str, zero: dict, **flags):
         ds = folder / f"{name}.json"
         ds.write_text(json.dumps({"zero_optimization": zero}))
-        steps = {"max_steps": 4, "eval_every": 2, "eval_data": held_out}
-        return tiny_config(llama, data, folder / name, ds=ds, rank=3, **steps, **flags)
+        defaults = {"rank": 3, "max_steps": 4, "eval_every": 2, "eval_data": held_out}
+        return tiny_config(llama, data, folder / name, ds=ds, **defaults | flags)
 
     return make
 
@@ -78,3 +79,84 @@ def check_cells(make_config, adapter, cells):
         assert tensors.keys() == expected_tensors.keys()
         for name, tensor in expected_tensors.items():
             assert np.abs(tensors[name] - tensor).max(initial=0) < TENSOR_TOLERANCE, (cell, name)
+
+
+def train_padded(configs):
+    """On a rank: the same, with one example a row and padding, as for models that cannot pack."""
+    from unittest.mock import patch
+
+    with patch("snake_dist.finetune.use_packed_attention", lambda _: False):
+        return train_each(configs)
+
+
+def test_packed_rows_equal_padded_ones(make_config):
+    [(packed, packed_tensors)] = run_on_ranks(train_each, 1, [make_config("packed", {"stage": 0})])[0]
+    [(padded, padded_tensors)] = run_on_ranks(train_padded, 1, [make_config("padded", {"stage": 0})])[0]
+    assert min(padded["train/padding_share"]) > 0.1
+    assert max(packed["train/padding_share"]) == 0
+    assert packed["train/loss"] == pytest.approx(padded["train/loss"], abs=LOSS_TOLERANCE)
+    for name, tensor in padded_tensors.items():
+        assert np.abs(packed_tensors[name] - tensor).max() < TENSOR_TOLERANCE, name
+
+
+def test_lora_plus_trains_b_faster(make_config):
+    """One step of Adam moves every weight with a gradient by its rate: B, which starts at 0, by 4 times A's."""
+    flags = {"lora_plus_ratio": 4, "max_steps": 1, "warmup_share": 0}
+    for i, (stage, ratio) in enumerate([("zero0", 4), ("zero2", 4), ("zero3", 4), ("zero2", 1)]):
+        config = make_config(f"plus{i}", ZERO[stage], **flags | {"lora_plus_ratio": ratio})
+        [(_, tensors)] = run_on_ranks(train_each, 2, [config])[0]
+        largest = max(np.abs(tensor).max() for name, tensor in tensors.items() if "lora_B" in name)
+        assert largest == pytest.approx(1e-2 * ratio, rel=1e-3), (stage, ratio)
+
+
+def train_with_an_overflow(configs):
+    """On a rank: fp16, the second rank's gradient of one matrix infinite in the second step."""
+    from unittest.mock import patch
+
+    import torch
+
+    from snake_dist.training import engine as seam
+
+    start = seam.start_engine
+
+    def start_and_spoil(model, *args, **flags):
+        engine = start(model, *args, **flags)
+        spoilt = next(p for name, p in model.named_parameters() if "lora_B" in name)
+        spoilt.register_hook(
+            lambda gradient: gradient * float("inf") if engine.global_steps == 1 and engine.global_rank == 1 else None
+        )
+        return engine
+
+    with patch("snake_dist.finetune.start_engine", start_and_spoil):
+        outcomes = train_each(configs)
+    return [(*outcome, torch.distributed.get_rank()) for outcome in outcomes]
+
+
+def test_fp16_skips_the_same_step_on_every_rank(make_config, tmp_path):
+    configs = []
+    for stage in ("zero0", "zero1", "zero2", "zero3"):
+        config = make_config(f"fp16-{stage}", ZERO[stage], base_dtype="float16")
+        ds = json.loads(Path(config.output.ds).read_text())
+        path = tmp_path / f"{stage}.json"
+        # A scale that 200 tokens of gradients fit under, and no second chance before it is halved.
+        path.write_text(json.dumps(ds | {"fp16": {"enabled": True, "initial_scale_power": 8, "hysteresis": 1}}))
+        configs.append(make_config_with(config, str(path)))
+    ranks = run_on_ranks(train_with_an_overflow, 2, configs)
+    for stage, first, second in zip(("zero0", "zero1", "zero2", "zero3"), *ranks, strict=True):
+        metrics, tensors, _ = first
+        assert metrics["train/skipped_steps"] == [0, 1, 1, 1], stage
+        assert second[0]["train/skipped_steps"] == [0, 1, 1, 1], stage
+        # A skipped step has no gradient norm; the schedule goes on with the step number.
+        assert len(metrics["train/grad_norm"]) == 3, stage
+        assert max(metrics["train/grad_norm"]) < 20, stage
+        assert metrics["train/learning_rate"] == ranks[0][0][0]["train/learning_rate"], stage
+        for name, tensor in tensors.items():
+            assert np.isfinite(tensor).all(), (stage, name)
+            assert np.array_equal(tensor, second[1][name]), (stage, name)
+        assert metrics["train/loss"] == pytest.approx(ranks[0][0][0]["train/loss"], rel=5e-3), stage
+
+
+def make_config_with(config, ds: str):
+    from dataclasses import replace
+
+    return replace(config, output=replace(config.output, ds=ds))
