@@ -71,16 +71,15 @@ def test_without_the_guard_it_would_not(llama):
 
 def test_the_4_bit_base_is_small_and_learns_as_the_full_one(tmp_path, llama):
     data, held_out = uneven_data(tmp_path / "data.jsonl"), uneven_data(tmp_path / "held_out.jsonl", 10)
-    found = {}
+    configs = {}
     for stage in (2, 3):
         ds = tmp_path / f"zero{stage}.json"
         ds.write_text(json.dumps({"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}))
         for adapter in ("lora", "qlora"):
-            output = tmp_path / f"{adapter}{stage}"
             flags = {"base_dtype": "bfloat16", "eval_data": held_out, "max_steps": 6, "adapter": adapter}
-            config = tiny_config(llama, data, output, ds=ds, **flags)
-            [(metrics, _)] = run_on_ranks(train_each, 2, [config])[0]
-            found[adapter, stage] = metrics
+            configs[adapter, stage] = tiny_config(llama, data, tmp_path / f"{adapter}{stage}", ds=ds, **flags)
+    outcomes = run_on_ranks(train_each, 2, list(configs.values()))[0]
+    found = {cell: metrics for cell, (metrics, _) in zip(configs, outcomes, strict=True)}
     for stage in (2, 3):
         full, small = found["lora", stage], found["qlora", stage]
         # 0.04 on random weights, which 4 bits change more than trained ones.

@@ -101,10 +101,12 @@ def test_packed_rows_equal_padded_ones(make_config):
 
 def test_lora_plus_trains_b_faster(make_config):
     """One step of Adam moves every weight with a gradient by its rate: B, which starts at 0, by 4 times A's."""
-    flags = {"lora_plus_ratio": 4, "max_steps": 1, "warmup_share": 0}
-    for i, (stage, ratio) in enumerate([("zero0", 4), ("zero2", 4), ("zero3", 4), ("zero2", 1)]):
-        config = make_config(f"plus{i}", ZERO[stage], **flags | {"lora_plus_ratio": ratio})
-        [(_, tensors)] = run_on_ranks(train_each, 2, [config])[0]
+    cells = [("zero0", 4), ("zero2", 4), ("zero3", 4), ("zero2", 1)]
+    configs = [
+        make_config(f"plus{i}", ZERO[stage], lora_plus_ratio=ratio, max_steps=1, warmup_share=0)
+        for i, (stage, ratio) in enumerate(cells)
+    ]
+    for (stage, ratio), (_, tensors) in zip(cells, run_on_ranks(train_each, 2, configs)[0], strict=True):
         largest = max(np.abs(tensor).max() for name, tensor in tensors.items() if "lora_B" in name)
         assert largest == pytest.approx(1e-2 * ratio, rel=1e-3), (stage, ratio)
 
