@@ -35,6 +35,7 @@ lint: .venv/.installed-test
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -e '.[test]'
+	bash tests/install_browser.sh
 	touch $@
 
 clean:

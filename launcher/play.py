@@ -37,7 +37,7 @@ class Play:
     style: Literal["sentence", "board", "short", "compact"] = "compact"
     """For --player base: how a position is put to it."""
     report: Path | None = None
-    """Directory for report.json and games/, the log of every game; games that it holds are not played again."""
+    """Directory for report.html, report.json and the log of every game; games that it holds are not played again."""
     bank_states: int = 200
     """With --report: unseen positions on which single moves are judged; 0: none."""
     ladder: bool = True
@@ -50,7 +50,8 @@ def main(argv: list[str]) -> None:
     from snake_dist.evaluation.comparison import compare
     from snake_dist.evaluation.episodes import game_seeds
     from snake_dist.evaluation.judge import Games
-    from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants
+    from snake_dist.evaluation.page import write_page
+    from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants, training_runs
     from snake_dist.evaluation.report import render_table, write_report
 
     for name, low in {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0}.items():
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
     print(render_table(results["players"]))
     if config.report is not None:
         path = write_report(config.report, results, games.settings() | {"seed_range": config.seed_range})
-        print(f"report: {path}")
+        print(f"report: {write_page(path.parent, training_runs(config.player))}")
 
 
 if __name__ == "__main__":

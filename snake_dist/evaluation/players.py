@@ -91,6 +91,13 @@ def ladder_entrants(present: Sequence[Entrant]) -> list[Entrant]:
     return [_heuristic(name) for name in LADDER if name not in names]
 
 
+def training_runs(names: Sequence[str]) -> dict[str, Path]:
+    """{label: run directory} of the adapters among the words of --player that still lie where they were trained."""
+    directories = [Path(word).absolute() for word in _adapter_words(list(names))]
+    runs = {label: path.parents[1] for label, path in zip(_labels(directories), directories, strict=True)}
+    return {label: run for label, run in runs.items() if (run / "metrics.jsonl").is_file()}
+
+
 def adapter_identity(directory: Path) -> str:
     """The hash of the weights in a saved adapter."""
     return f"adapter {sha256_of(directory / 'adapter_model.safetensors')[:16]}"
