@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import warnings
 from dataclasses import asdict
 from functools import partial
@@ -25,8 +26,9 @@ from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
+from snake_dist.evaluation.page import write_page
 from snake_dist.evaluation.players import adapter_identity, load_model_players
-from snake_dist.evaluation.report import flatten
+from snake_dist.evaluation.report import flatten, write_report
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
 from snake_dist.model import adapters, base
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER_DIR = Path("lora_adapters/model_artifacts")
+REPORT_DIR = "report"
 
 
 def finetune(config: RunConfig) -> dict[str, Any]:
@@ -121,6 +124,10 @@ def _run_session(run: Run, session: Session) -> dict[str, Any]:
             return _stop(run, summary, session)
         if metrics is not None:
             metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
+            if "play" in summary:
+                page = _report(run, summary["play"])
+                metrics.log_page(run.num_steps, page)
+                summary["report"] = str(page)
             write_json_atomically(run.output_dir / "summary.json", summary)
             metrics.close()
             print(render_summary(summary), flush=True)
@@ -306,6 +313,17 @@ def _open_metrics(run: Run, summary: dict[str, Any], session: Session) -> Metric
     return metrics
 
 
+def _judged_games(run: Run) -> Games:
+    play, board = run.config.play, run.board
+    return Games(board.grid_size, board.mode, game_seeds(play.play_games), play.play_max_steps)
+
+
+def _report(run: Run, play: dict[str, Any]) -> Path:
+    """Write the report beside summary.json; returns its page."""
+    write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
+    return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
+
+
 def _judge(run: Run, session: Session) -> dict[str, Any]:
     """Play the games; the decoding is spread over all ranks, the results are the same on each."""
     world, board = run.world, run.board
@@ -314,15 +332,17 @@ def _judge(run: Run, session: Session) -> dict[str, Any]:
         base.device_for(world.local_rank),
         trust_remote_code=run.config.model.trust_remote_code,
     )
+    if world.is_main:
+        # Logs of a judge that was stopped: only this rank knows them, and all ranks must play the same games.
+        shutil.rmtree(run.output_dir / REPORT_DIR, ignore_errors=True)
     spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
-    seeds = game_seeds(run.config.play.play_games)
-    games = Games(board.grid_size, board.mode, seeds, run.config.play.play_max_steps)
+    games = _judged_games(run)
     trained = run.data.dataset.prompt_hashes
 
     def is_trained(state: State) -> bool:
         return hash_prompt(render_prompt(state, str(board.style))) in trained
 
-    with tqdm(total=2 * len(seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
+    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
         done = dict.fromkeys(spread, 0)
 
         def on_progress(name: str, finished: int, replies: int) -> None:
@@ -336,7 +356,7 @@ def _judge(run: Run, session: Session) -> dict[str, Any]:
             identities={"base": run.base_location, "adapter": adapter_identity(run.output_dir / ADAPTER_DIR)},
             is_trained=is_trained,
             on_progress=on_progress,
-            log_directory=run.output_dir / "report/games" if world.is_main else None,
+            log_directory=run.output_dir / REPORT_DIR / "games" if world.is_main else None,
         )
 
 

@@ -89,6 +89,7 @@ def render_summary(summary: dict[str, Any]) -> str:
             )
     lines += [
         "",
+        *([] if play is None else [f"report              {summary['report']}"]),
         f"adapter             {summary['adapter_dir']}",
         f"everything else     {summary['output_dir']}",
     ]

@@ -92,6 +92,7 @@ def tiny_adapter(directory: Path, base: Path, seed: int = 0, **metadata: Any) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from snake_dist.checkpoint.adapter import save_adapter
+    from snake_dist.checkpoint.published import Published
 
     model = AutoModelForCausalLM.from_pretrained(base)
     peft = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -101,5 +102,7 @@ def tiny_adapter(directory: Path, base: Path, seed: int = 0, **metadata: Any) ->
     }
     known = {"base_model": str(base), "dtype": "float32", "style": "compact", "max_completion_tokens": 6}
     known |= {"grid_size": 5, "mode": "classic"} | metadata
-    save_adapter(directory, peft, tensors, AutoTokenizer.from_pretrained(base), known, "a test's adapter")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    published = Published(peft.peft_config["default"], tensors, shapes)
+    save_adapter(directory, published, AutoTokenizer.from_pretrained(base), known, "a test's adapter")
     return directory

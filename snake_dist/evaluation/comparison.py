@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,22 @@ from snake_dist.evaluation.play_metrics import gains, summarize
 from snake_dist.evaluation.players import Entrant
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 
+HumanGames = Mapping[str, tuple[str, Sequence[Episode]]]
 
-def compare(entrants: Sequence[Entrant], games: Games, directory: Path | None, bank_states: int) -> dict[str, Any]:
-    """What `report.write_report` takes: {"players": ..., "gain_over_base": ..., "state_bank": ...}.
+
+def compare(
+    entrants: Sequence[Entrant],
+    games: Games,
+    directory: Path | None,
+    bank_states: int,
+    human_games: HumanGames | None = None,
+) -> tuple[dict[str, Any], dict[str, list[Episode]]]:
+    """What `report.write_report` takes, {"players": ..., "gain_over_base": ..., "state_bank": ...}, and all games.
 
     With a directory, games are logged in its `games/`, and those already there are not played again. An entrant is
-    loaded when its turn comes, and not at all if there is nothing left for it to do. Humans are not asked about
-    the bank. Raises InputError for logs of other games, before anything is loaded.
+    loaded when its turn comes, and not at all if there is nothing left for it to do. Humans may stop early, and
+    are not asked about the bank; `human_games`, by player with identity, were played elsewhere. Raises InputError
+    for logs of other games, before anything is loaded.
     """
     bank = build_bank(games.grid_size, games.mode, bank_states) if bank_states else []
     if directory is not None:
@@ -31,27 +40,45 @@ def compare(entrants: Sequence[Entrant], games: Games, directory: Path | None, b
     episodes: dict[str, list[Episode]] = {}
     bank_scores = {}
     for entrant in entrants:
-        episodes[entrant.name] = _play(entrant, games, directory)
+        if played := _play(entrant, games, directory):
+            episodes[entrant.name] = played
         if bank and entrant.kind != "human":
             bank_scores[entrant.name] = score_bank(entrant.load(), bank)
+    for name, (identity, by_human) in (human_games or {}).items():
+        episodes[name] = list(by_human)
+        if directory is not None:
+            with games.log(directory / "games", name, "human", identity) as log:
+                for episode in by_human:
+                    if episode.seed not in log.finished:
+                        log.append(episode)
+                episodes[name] = list(log.finished.values())
     gained: dict[str, Any] = {}
     for entrant in entrants:
         if entrant.base is not None:
             pair = {name: episodes[name] for name in (entrant.base, entrant.name)}
             gained |= gains(pair, entrant.base)
-    return {
+    results = {
         "players": {name: summarize(played) for name, played in episodes.items()},
         "gain_over_base": gained,
         "state_bank": bank_scores,
     }
+    return results, episodes
 
 
 def _play(entrant: Entrant, games: Games, directory: Path | None) -> list[Episode]:
+    """The entrant's games; for a human who stopped, those that were finished and logged."""
+    is_human = entrant.kind == "human"
     logged = directory and games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
-    with logged or nullcontext() as log, tqdm(total=len(games.seeds), desc=entrant.name, unit="game") as bar:
+    bar = tqdm(total=len(games.seeds), desc=entrant.name, unit="game", disable=is_human)
+    with logged or nullcontext() as log, bar:
         if log is not None and all(seed in log.finished for seed in games.seeds):
             return [log.finished[seed] for seed in games.seeds]
-        return games.play(entrant.load(), entrant.batch_size, on_progress=_shown_on(bar), log=log)
+        try:
+            return games.play(entrant.load(), entrant.batch_size, on_progress=_shown_on(bar), log=log)
+        except KeyboardInterrupt:
+            if not is_human or log is None:
+                raise
+            return list(log.finished.values())
 
 
 def _shown_on(bar: Any) -> Callable[[int, int], None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from snake_dist.checkpoint.adapter import load_adapter, read_metadata
 from snake_dist.checkpoint.publish import sha256_of
 from snake_dist.errors import InputError
+from snake_dist.evaluation.human import TerminalPlayer
 from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import POLICIES
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect."""
-OTHER_PLAYERS = ("base",)
+OTHER_PLAYERS = ("base", "human")
 """Players that are neither heuristics nor adapters."""
 BATCH_SIZE = 64
 """States decoded at once, at most."""
@@ -52,6 +53,7 @@ class PlayerOptions:
 
     base_model: str
     style: str
+    human_pace_ms: int = 0
 
 
 def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[Entrant], tuple[int, str] | None]:
@@ -138,6 +140,10 @@ def _entrant(word: str, options: PlayerOptions) -> Entrant:
         location = base.find_base(base.ModelConfig(options.base_model))
         identity = f"{location}, {options.style} prompts, {BASE_MAX_NEW_TOKENS} tokens"
         return Entrant("base", "model", identity, partial(load_base_player, options.base_model, options.style))
+    if word == "human":
+        pace = options.human_pace_ms
+        identity = f"terminal, {pace} ms a move" if pace else "terminal, turn-based"
+        return Entrant(f"human: {identity}", "human", identity, partial(TerminalPlayer, pace), batch_size=1)
     raise InputError(f"--player {word}: choose from adapter DIR..., {', '.join((*OTHER_PLAYERS, *POLICIES))}")
 
 

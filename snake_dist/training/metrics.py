@@ -35,6 +35,10 @@ class MetricsLog:
         """Make what was logged so far durable."""
         os.fsync(self._file.fileno())
 
+    def log_page(self, step: int, page: Path) -> None:
+        """Show an HTML page in W&B, as the panel `report`."""
+        self._wandb.log_page(step, page)
+
     def close_bar(self) -> None:
         """End the progress line; metrics can still be logged."""
         self._bar.close()

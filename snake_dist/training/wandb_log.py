@@ -33,13 +33,17 @@ class WandbLog:
         go on with."""
         self.run_id = run_id or secrets.token_hex(4)
         self._config, self._directory, self._run_config = config, directory, run_config
-        self._calls: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[int, dict[str, float] | Path] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         if config.wandb_mode != "disabled":
             self._thread.start()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self._calls.put((step, metrics))
+
+    def log_page(self, step: int, page: Path) -> None:
+        """Show a self-contained HTML file as the panel `report`."""
+        self._calls.put((step, page))
 
     def close(self, timeout_s: float = 60.0) -> None:
         """Let W&B finish, but wait for it no longer than `timeout_s`."""
@@ -75,8 +79,10 @@ class WandbLog:
                 settings=wandb.Settings(console="off", quiet=True, silent=True),
             )
             while (call := self._calls.get()) is not None:
-                step, metrics = call
-                run.log(metrics, step=step)
+                step, logged = call
+                run.log(
+                    {"report": wandb.Html(str(logged), inject=False)} if isinstance(logged, Path) else logged, step=step
+                )
             run.finish()
         except Exception as problem:  # whatever W&B raises, the run itself goes on: metrics.jsonl has it all
             reason = " ".join(str(problem).split())

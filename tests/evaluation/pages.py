@@ -49,5 +49,5 @@ def write_example(directory: Path, runs: dict[str, Path] | None = None, **option
         *find_entrants(["greedy"], PlayerOptions("", "compact"))[0],
     ]
     entrants += ladder_entrants(entrants)
-    write_report(directory, compare(entrants, played, directory, bank_states=24), played.settings())
+    write_report(directory, compare(entrants, played, directory, bank_states=24)[0], played.settings())
     return write_page(directory, runs)

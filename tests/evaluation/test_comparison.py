@@ -65,7 +65,7 @@ def test_unknown_players_are_named(name):
 
 def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters, monkeypatch):
     entrants, _ = find("adapter", adapters[0], "greedy")
-    results = compare(entrants, GAMES, tmp_path, bank_states=12)
+    results, _ = compare(entrants, GAMES, tmp_path, bank_states=12)
     assert results["players"].keys() == {"base", "adapter", "greedy"}
     assert results["state_bank"].keys() == results["players"].keys()
     assert results["gain_over_base"]["adapter"]["n"] == 6
@@ -79,7 +79,7 @@ def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters,
     log = tmp_path / "games/greedy.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
     monkeypatch.setattr(players_module, "load_model_players", None)  # nothing is left for the models
-    again = compare(entrants, GAMES, tmp_path, bank_states=0)
+    again, _ = compare(entrants, GAMES, tmp_path, bank_states=0)
     for name in ("base", "adapter"):
         assert again["players"][name] == results["players"][name]
     assert without_time(again["players"]["greedy"]) == without_time(results["players"]["greedy"])

@@ -71,7 +71,10 @@ def check_the_run(output: Path, printed: str, world_size: int) -> None:
     last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 3
     assert "play/players/adapter/apples/mean" in last
-    assert list((output / "wandb").glob("offline-run-*"))
+    assert str(output / "report/report.html") in printed
+    assert "Training" in (output / "report/report.html").read_text()
+    assert list((output / "wandb").glob("offline-run-*/files/media/html/report*.html"))
+    assert {path.stem for path in (output / "report/games").iterdir()} == players.keys()
     assert (output / "config.yaml").exists()
     assert '"auto"' not in (output / "ds_config.json").read_text()
 

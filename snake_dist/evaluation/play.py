@@ -1,0 +1,103 @@
+"""A comparison as play.py runs it: from its flags to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from snake_dist.errors import InputError
+from snake_dist.evaluation.animation import check_gif_path, write_gif
+from snake_dist.evaluation.comparison import compare
+from snake_dist.evaluation.episodes import Episode, game_seeds
+from snake_dist.evaluation.human import read_human_games
+from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.page import write_page
+from snake_dist.evaluation.players import Entrant, PlayerOptions, find_entrants, ladder_entrants, training_runs
+from snake_dist.evaluation.report import render_table, write_report
+
+_LOWEST = {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0}
+
+
+@dataclass(frozen=True)
+class Play:
+    """Play held-out games of Snake and report them."""
+
+    player: tuple[str, ...]
+    """One or more of: a heuristic's name, base, human, adapter DIR... (each adapter also plays its base model)."""
+    games: int = 200
+    """Games per player."""
+    grid_size: int | None = None
+    """N of the N x N board; default: the adapter's, else 10."""
+    mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
+    """Rules of the board; auto: the adapter's, else classic."""
+    max_steps: int = 0
+    """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
+    symmetry: int = 0
+    """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 both, 4 to 7 the same with x and y swapped."""
+    seed_range: Literal["train", "dev", "test"] = "test"
+    """Which published range of seeds the games come from."""
+    base_model: str = "smollm2-135m"
+    """For --player base: hub id, local directory, or smollm2-135m."""
+    style: Literal["sentence", "board", "short", "compact"] = "compact"
+    """For --player base: how a position is put to it."""
+    report: Path | None = None
+    """Directory for report.html, report.json and the log of every game; games that it holds are not played again."""
+    bank_states: int = 200
+    """With --report: unseen positions on which single moves are judged; 0: none."""
+    gif: Path | None = None
+    """File for an animated GIF of the first game of the adapter, or of the first player."""
+    human_pace: int = 0
+    """For --player human: milliseconds until the snake goes on by itself; 0: turn-based."""
+    human_log: tuple[Path, ...] = ()
+    """With --report: logs that humans downloaded from the report page or wrote at a terminal."""
+    ladder: bool = True
+    """With --report: the heuristics from random-legal to hamiltonian play the same games."""
+
+
+def play(config: Play) -> dict[str, Any]:
+    """Play, print the table, write what was asked for; returns the numbers. Raises InputError before any game."""
+    for name, low in _LOWEST.items():
+        if getattr(config, name) < low:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {low}")
+    if config.symmetry > 7:
+        raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
+    if config.gif:
+        check_gif_path(config.gif)
+    options = PlayerOptions(config.base_model, config.style, config.human_pace)
+    entrants, board = find_entrants(config.player, options)
+    if config.report and config.ladder:
+        entrants += ladder_entrants(entrants)
+    grid_size, mode = board or (10, "classic")
+    games = Games(
+        config.grid_size or grid_size,
+        mode if config.mode == "auto" else config.mode,
+        game_seeds(config.games, config.seed_range),
+        config.max_steps,
+        config.symmetry,
+    )
+    human_games = read_human_games(config.human_log, games)
+    bank_states = config.bank_states if config.report else 0
+    results, episodes = compare(entrants, games, config.report, bank_states, human_games)
+    if results["players"]:
+        print(render_table(results["players"]))
+        _write(config, entrants, games, results, episodes)
+    return results
+
+
+def _write(
+    config: Play,
+    entrants: Sequence[Entrant],
+    games: Games,
+    results: Mapping[str, Any],
+    episodes: Mapping[str, Sequence[Episode]],
+) -> None:
+    """The animation and the report, where they are asked for."""
+    if config.gif:
+        name = next((entrant.name for entrant in entrants if entrant.base), next(iter(episodes)))
+        write_gif(config.gif, episodes[name][0], name)
+        print(f"animation: {config.gif}")
+    if config.report is not None:
+        write_report(config.report, results, games.settings() | {"seed_range": config.seed_range})
+        print(f"report: {write_page(config.report, training_runs(config.player))}")
