@@ -31,6 +31,8 @@ class Watchdog:
         self._closed = threading.Event()
         # Rank -> (its last message, when this process saw it change, by its own clock).
         self._seen: dict[int, tuple[str, float]] = {}
+        self._last_change = time.monotonic()
+        self._other_has_said_why = False
         self._store: Any = None
         if world.size > 1:
             self._start()
@@ -55,13 +57,9 @@ class Watchdog:
         if self._store is None:
             return None
         deadline = time.monotonic() + 5 * self._interval_s
-        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
         while time.monotonic() < deadline:
-            try:
-                if any(self._store.check([f"{self._prefix}/failed/{rank}"]) for rank in others):
-                    return None
-            except Exception:  # the store went with its rank
-                return "rank 0 died or was killed (it held the ranks' store)"
+            if self._other_has_said_why:
+                return None
             time.sleep(self._interval_s / 4)
         self._closed.set()
         speaking = self._speaking(silent_after_s=3 * self._interval_s)
@@ -83,20 +81,25 @@ class Watchdog:
         self._tell()
         gather(None, self._world)  # now every rank's key exists
         self._last_change = time.monotonic()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        # Two threads: a store that is stopped can block the one that asks it, not the one that decides.
+        threading.Thread(target=self._listen, name="watchdog-listen", daemon=True).start()
+        threading.Thread(target=self._decide, name="watchdog-decide", daemon=True).start()
 
     def _tell(self) -> None:
         self._store.set(f"{self._prefix}/{self._world.rank}", f"{self._beats} {time.monotonic()}")
 
-    def _watch(self) -> None:
+    def _listen(self) -> None:
         progress: dict[int, str] = {}
-        keys = [f"{self._prefix}/{rank}" for rank in range(self._world.size)]
+        ranks = range(self._world.size)
+        keys = [f"{self._prefix}/{rank}" for rank in ranks]
+        reasons = [f"{self._prefix}/failed/{rank}" for rank in ranks if rank != self._world.rank]
         while not self._closed.wait(self._interval_s):
             try:
                 self._tell()
                 messages = [message.decode() for message in self._store.multi_get(keys)]
+                self._other_has_said_why = any(self._store.check([reason]) for reason in reasons)
             except Exception:  # no store: rank 0 or the launcher is gone or stuck, which time will tell
-                messages = []
+                continue
             now = time.monotonic()
             for rank, message in enumerate(messages):
                 if message != self._seen.get(rank, ("", 0.0))[0]:
@@ -104,13 +107,16 @@ class Watchdog:
                 beats = message.split()[0]
                 if beats != progress.get(rank):
                     progress[rank], self._last_change = beats, now
-            if now - self._last_change > self._timeout_s and not self._closed.is_set():
+
+    def _decide(self) -> None:
+        while not self._closed.wait(self._interval_s / 2):
+            if time.monotonic() - self._last_change > self._timeout_s:
                 self._end()
 
     def _verdict(self, silent_after_s: float) -> str:
         now = time.monotonic()
         silent = [rank for rank, (_, when) in self._seen.items() if now - when > silent_after_s]
-        if len(silent) == self._world.size:
+        if len(silent) == len(self._seen):
             return "the ranks' store does not answer: rank 0 or the launcher is stopped or dead"
         if silent:
             names = " and ".join(map(str, silent))

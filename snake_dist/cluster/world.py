@@ -128,20 +128,22 @@ def _share_cores(world: World) -> None:
 def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:
     """Run `work` on rank 0 (or on the first rank of each node) and return rank 0's value on every rank.
 
-    Whatever InputError or OSError one of them raises is raised on all ranks, as an InputError: no rank is
-    left waiting, and none goes on.
+    Whatever InputError or OSError one of them raises is raised on all ranks, the latter as an InputError: no rank
+    is left waiting, and none goes on.
     """
     value: Any = None
-    error: str | None = None
+    error: InputError | None = None
     if world.local_rank == 0 if on_each_node else world.is_main:
         try:
             value = work()
-        except (InputError, OSError) as problem:
-            error = str(problem)
+        except InputError as problem:
+            error = problem
+        except OSError as problem:
+            error = InputError(str(problem))
     outcomes = gather((value, error), world)
-    for _, problem_text in outcomes:
-        if problem_text is not None:
-            raise InputError(problem_text)
+    for _, raised in outcomes:
+        if raised is not None:
+            raise raised
     return outcomes[0][0]
 
 

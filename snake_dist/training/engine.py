@@ -69,8 +69,12 @@ def take_step(engine: Any) -> None:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
-            # Nor does it look for NaN there. Without gradients AdamW leaves parameters and moments alone.
+            # Nor does it look for NaN there: skip the step as it does elsewhere.
             engine.zero_grad()
+            engine.micro_steps += 1
+            engine.global_steps += 1
+            engine.skipped_steps += 1
+            return
     scale = loss_scale(engine)
     is_last = engine.is_gradient_accumulation_boundary()
     was_linked = getattr(engine.optimizer, "_hp_optimizer_states_linked", None)

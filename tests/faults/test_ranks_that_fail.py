@@ -1,0 +1,159 @@
+"""Ranks that hang, run out of memory, see NaN, or meet somebody else; W&B that does not answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import ranks
+from tests.faults.checks import check_equal, checkpoint_steps, status_of
+from tests.faults.ranks import Ranks, at_step, errors_of, flags_of, launch
+from tests.runs import adapter_tensors, logged
+
+TIMEOUT_S = 5
+
+
+def wait_for(path: Path, text: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path}: no {text!r}"
+        time.sleep(0.1)
+
+
+def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path, llama_dir, data, oracle):
+    run = tmp_path / "run"
+    fault = (1, at_step, (4, ranks.pause))
+    flags = flags_of(llama_dir, data, run, rank_timeout_s=12)
+    with Ranks(flags, 2, tmp_path / "logs0", [fault]) as paused:
+        wait_for(run / "metrics.jsonl", '"step": 3')
+        second = launch(flags, 1, tmp_path / "logs1")
+        assert second.codes == [2], second.printed()
+        [error] = errors_of(second.printed())
+        assert f"another run is using it: process {paused.processes[0].pid} on " in error
+        assert paused.wait(timeout_s=60) == [1, None]
+        [error] = errors_of(paused.printed(0))
+        assert "no rank got on for 12 s: rank 1 stopped, hung or died" in error
+        assert status_of(run)["state"] == "failed"
+    # The lock's file is still there, and stale.
+    assert (run / ".run.lock").exists()
+    done = launch(flags, 2, tmp_path / "logs2")
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
+
+
+def test_12_the_rank_that_holds_the_store(tmp_path, llama_dir, data):
+    fault = (0, at_step, (2, ranks.pause))
+    flags = flags_of(llama_dir, data, tmp_path / "run", rank_timeout_s=TIMEOUT_S)
+    with Ranks(flags, 2, tmp_path / "logs", [fault]) as paused:
+        paused.processes[1].join(90)
+        assert paused.processes[1].exitcode == 1
+        [error] = errors_of(paused.printed(1))
+        assert "rank 0 " in error
+
+
+def dump_parameters(path: str) -> None:
+    """At the end of training, a digest of what this rank holds."""
+    from snake_dist import finetune
+
+    real = finetune.run_steps
+
+    def run_steps(engine: Any, *positional: Any, **named: Any) -> None:
+        real(engine, *positional, **named)
+        digest = hashlib.sha256()
+        for parameter in engine.module.parameters():
+            if parameter.requires_grad:
+                digest.update(parameter.detach().float().numpy().tobytes())
+        Path(path).write_text(digest.hexdigest())
+
+    finetune.run_steps = run_steps
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "float32"), (2, "bfloat16")])
+def test_14_nan_on_one_rank_skips_the_step_on_all(tmp_path, llama_dir, data, stage, dtype):
+    run = tmp_path / "run"
+    flags = flags_of(llama_dir, data, run, ds=f"ds_configs/zero{stage}.json", base_dtype=dtype, max_steps=5)
+    faults = [(1, ranks.nan_logits, (3, 3)), *((r, dump_parameters, (str(tmp_path / f"{r}"),)) for r in (0, 1))]
+    done = launch(flags, 2, tmp_path / "logs", faults)
+    assert done.codes == [0, 0], done.printed()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/skipped" in line] == [3]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 4, 5]
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+    assert all(tensor.isfinite().all() for tensor in adapter_tensors(run).values())
+    assert logged(run, "train/loss")[-1] < logged(run, "train/loss")[0]
+
+
+def test_14_nan_in_every_step_stops_the_run(tmp_path, llama_dir, data):
+    run = tmp_path / "run"
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [(1, ranks.nan_logits, (2, 99))])
+    assert done.codes == [2, 2]
+    [error] = errors_of(done.printed())
+    assert "step 6: loss or gradient were not finite 5 times in a row" in error
+    from safetensors.torch import load_file
+
+    for step in checkpoint_steps(run):
+        tensors = load_file(run / f"checkpoints/step-{step:08d}/state.safetensors")
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_16_a_port_in_use_fails_in_seconds(tmp_path, llama_dir, data):
+    with socket.socket() as silent:
+        silent.bind(("0.0.0.0", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        started = time.monotonic()
+        flags = flags_of(llama_dir, data, tmp_path / "run")
+        with Ranks(flags, 2, tmp_path / "logs", port=port) as launched:
+            launched.processes[0].join(60)
+            assert launched.processes[0].exitcode == 2
+            assert time.monotonic() - started < 40
+            [error] = errors_of(launched.printed(0))
+            assert f"MASTER_PORT={port}: rank 0 cannot listen there" in error
+    assert not (tmp_path / "run").exists()
+
+
+CANARY = "c4nary" + "0123456789abcdef" * 2 + "XY"
+
+
+def hanging_wandb(port: int, key: str) -> None:
+    """An account whose server takes connections and never answers, and half the patience."""
+    from snake_dist.training import wandb_log
+
+    os.environ.update(WANDB_API_KEY=key, WANDB_BASE_URL=f"http://127.0.0.1:{port}", SECRET_TOKEN=key)
+    wandb_log.WandbLog.close.__defaults__ = (3.0,)
+
+
+def test_17_and_21_a_wandb_that_hangs_with_a_key_that_must_not_leak(tmp_path, llama_dir, data, oracle):
+    """The directory's name, which W&B shows as the run's, is hostile too."""
+    run = tmp_path / "work" / 'x"; touch pwned; $(touch pwned)\n--output-dir=pwned `touch pwned` ..'
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        fault = (0, hanging_wandb, (silent.getsockname()[1], CANARY))
+        flags = flags_of(llama_dir, data, run, wandb_mode="auto")
+        done = launch(flags, 2, tmp_path / "logs", [fault])
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
+    leaks = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+    assert leaks == []
+    assert not list(tmp_path.rglob("pwned"))
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_19_out_of_memory_on_one_rank(tmp_path, llama_dir, data):
+    started = time.monotonic()
+    fault = (1, at_step, (2, ranks.out_of_memory))
+    done = launch(flags_of(llama_dir, data, tmp_path / "run"), 2, tmp_path / "logs", [fault])
+    assert done.codes == [1, 1], done.printed()
+    assert time.monotonic() - started < 60
+    [error] = errors_of(done.printed())
+    assert "rank 1 ran out of memory on a micro-batch of 2 examples, 1 x " in error
+    assert "Traceback" not in done.printed()
+    assert status_of(tmp_path / "run")["state"] == "failed"

@@ -1,0 +1,255 @@
+"""Disks and files that fail or lie: what was committed survives, and nothing false is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snake_dist.checkpoint import checkpoints
+from snake_dist.checkpoint.publish import MANIFEST, sha256_of
+from snake_dist.checkpoint.writer import CheckpointWriter
+from snake_dist.errors import InputError, NoGoodCheckpointError
+from snake_dist.finetune import finetune
+from snake_dist.run_config import parse_run_config
+from tests.faults import ranks
+from tests.faults.checks import check_equal, checkpoint_steps, copied, status_of
+from tests.faults.ranks import at_step, flags_of, launch
+from tests.ranks import _context, run_on_ranks
+from tests.tiny_models import tiny_llama
+
+NUMBERS = {"fingerprint": {}, "optimizer": {"optimizer_steps": 1, "loss_scaler": {}}, "held_out_loss": None}
+
+
+def commit_one(run: Path, step: int, **numbers: Any) -> None:
+    import torch
+
+    checkpoints.commit(run, step, {"master/x": torch.full((1000,), float(step))}, NUMBERS | numbers)
+
+
+def commit_and_die(run: str, phase: str) -> None:
+    """A commit of step 4, keeping one checkpoint, in which the process dies."""
+    import safetensors.torch
+    import torch
+
+    real_save = safetensors.torch.save_file
+    if phase == "shard":
+
+        def save_half(tensors: Any, path: Path) -> None:
+            real_save(tensors, path)
+            os.truncate(path, path.stat().st_size // 2)
+            ranks.die()
+
+        safetensors.torch.save_file = save_half
+    elif phase == "manifest":
+        ranks.failing("fsync", "manifest.json", "die")
+    elif phase == "rename":
+        ranks.failing("rename", "step-00000004", "die")
+    else:
+        shutil.rmtree = lambda path, *_, **__: ranks.die() if "removed" in str(path) else None
+    writer = CheckpointWriter(Path(run), keep=1, on_commit=lambda _step: None)
+    writer.start(4, {"master/x": torch.full((1000,), 4.0)}, NUMBERS)
+    writer.wait()
+
+
+@pytest.mark.parametrize(("phase", "chosen"), [("shard", 2), ("manifest", 2), ("rename", 2), ("prune", 4)])
+def test_02_kill_in_each_phase_of_a_save(tmp_path, phase, chosen):
+    commit_one(tmp_path, 2)
+    process = _context.Process(target=commit_and_die, args=(str(tmp_path), phase))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")], "nothing was left"
+    checkpoints.clean_leftovers(tmp_path)
+    found = checkpoints.choose(tmp_path, warn=pytest.fail)
+    assert found is not None
+    assert found.step == chosen
+    assert checkpoints.read_tensors(found)["master/x"][0] == chosen
+    assert checkpoint_steps(tmp_path) == [chosen]
+
+
+def damage(path: Path, kind: str) -> None:
+    tensors = path / "state.safetensors"
+    if kind == "truncated":
+        os.truncate(tensors, tensors.stat().st_size - 1)
+    elif kind == "bit-flipped":
+        content = bytearray(tensors.read_bytes())
+        content[len(content) // 2] ^= 1
+        tensors.write_bytes(content)
+    else:
+        (path / "state.json").unlink()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "bit-flipped", "missing a file"])
+def test_06_a_damaged_checkpoint_is_passed_over(tmp_path, kind):
+    for step in (2, 4):
+        commit_one(tmp_path, step)
+    said: list[str] = []
+    damage(tmp_path / "checkpoints/step-00000004", kind)
+    found = checkpoints.choose(tmp_path, said.append)
+    assert found is not None
+    assert found.step == 2
+    assert len(said) == 1
+    assert "step-00000004" in said[0]
+    damage(tmp_path / "checkpoints/step-00000002", kind)
+    with pytest.raises(NoGoodCheckpointError, match="not one of 2 checkpoints is intact"):
+        checkpoints.choose(tmp_path, said.append)
+
+
+def test_06_all_ranks_fall_back_together_and_never_to_zero(tmp_path, interrupted, oracle, llama_dir, data):
+    run = copied(interrupted / "stopped", tmp_path / "run")
+    damage(run / "checkpoints/step-00000005", "bit-flipped")
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs0")
+    assert done.codes == [0, 0], done.printed()
+    assert done.printed().count("warning: checkpoint passed over") == 1
+    check_equal(run, oracle / "run")
+
+    run = copied(interrupted / "stopped", tmp_path / "hopeless")
+    for path in (run / "checkpoints").iterdir():
+        damage(path, "truncated")
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs1")
+    assert done.codes == [3, 3]
+    assert len(ranks.errors_of(done.printed())) == 1
+    assert not (run / "lora_adapters").exists()
+
+
+def test_07_disk_full(tmp_path, llama_dir, data, oracle):
+    """A small tmpfs where one can be mounted; else files may not grow (RLIMIT_FSIZE), which fails in the same place."""
+    run = tmp_path / "run"
+    run.mkdir()
+    size = (oracle / "run/checkpoints/step-00000008/state.safetensors").stat().st_size
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(size * 1.6) + 60_000}", "none", str(run)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    faults = [] if is_mounted else [(0, at_step, (3, ranks.limited_files, size // 2))]
+    try:
+        done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", faults)
+        assert done.codes == [2, 2], done.printed()
+        [error] = ranks.errors_of(done.printed())
+        assert str(run / "checkpoints/step-00000004") in error
+        assert "No space left" in error or "File too large" in error
+        assert checkpoint_steps(run) == [2]
+        assert checkpoints.verify(run / "checkpoints/step-00000002").step == 2
+        assert status_of(run)["checkpoint"] == "checkpoints/step-00000002"
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(run)], check=True)
+
+
+def test_08_read_only_output_fails_before_the_model_loads(tmp_path, llama_dir, data):
+    done = launch(flags_of(llama_dir, data, Path("/proc/self/run")), 2, tmp_path / "logs", [(0, no_model, ())])
+    assert done.codes == [2, 2]
+    [error] = ranks.errors_of(done.printed())
+    assert "--output-dir /proc/self/run: cannot be written" in error
+
+
+def no_model() -> None:
+    from snake_dist.model import base
+
+    def load_base(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    base.load_base = load_base
+
+
+def refusals(argvs: list[list[str]]) -> list[str]:
+    """What `finetune` says to each command line, with a model that must not be loaded."""
+    no_model()
+    said = []
+    for argv in argvs:
+        try:
+            finetune(parse_run_config(argv))
+        except InputError as problem:
+            said.append(str(problem))
+    return said
+
+
+def test_13_and_20_another_run_is_refused_with_both_values(tmp_path, interrupted, llama_dir, data):
+    run = copied(interrupted / "stopped", tmp_path / "run")
+    other_base = tiny_llama(tmp_path / "base", seed=1)
+    other_tokenizer = copied(llama_dir, tmp_path / "tokenizer")
+    definition = json.loads((other_tokenizer / "tokenizer.json").read_text())
+    definition["pre_tokenizer"]["add_prefix_space"] = True
+    (other_tokenizer / "tokenizer.json").write_text(json.dumps(definition))
+    longer, torn = copied(data, tmp_path / "longer"), copied(data, tmp_path / "torn")
+    lines = next(longer.glob("*.jsonl")).read_text().splitlines(keepends=True)
+    next(longer.glob("*.jsonl")).write_text("".join([*lines, lines[-1]]))
+    next(torn.glob("*.jsonl")).write_text("".join(lines)[:-20])
+    expected = {
+        ("rank", 8): "--rank was 4, now 8",
+        ("alpha", 8): "--alpha was 32, now 8.0",
+        ("seed", 1): "--seed was 0, now 1",
+        ("global_batch_size", 4): "--global-batch-size was 8, now 4",
+        ("learning_rate", 0.5): "--learning-rate was 0.01, now 0.5",
+        ("base_model", other_base): "--base-model was sha256:",
+        ("base_model", other_tokenizer): "tokenizer was ",
+        ("data", longer): "--data, examples was 72, now 73",
+        ("data", torn): ":72: torn or invalid JSON",
+    }
+    argvs = []
+    for name, value in expected:
+        argvs.append([*flags_of(llama_dir, data, run), f"--{name.replace('_', '-')}", str(value)])
+    [said] = run_on_ranks(refusals, 1, argvs)
+    assert len(said) == len(expected)
+    for text, message in zip(said, expected.values(), strict=True):
+        assert message in text
+        assert "\n" not in text
+    assert checkpoint_steps(run) == [2, 4, 5]
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_21_a_planted_pickle_is_never_opened(tmp_path, interrupted, oracle, llama_dir, data):
+    run, bombed = copied(interrupted / "stopped", tmp_path / "run"), tmp_path / "bombed"
+    bomb = pickle.dumps(Bomb(bombed))
+    newest = run / "checkpoints/step-00000005"
+    for name in ("optimizer.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin", "state.pkl"):
+        (newest / name).write_bytes(bomb)
+    # In place of the tensors of the checkpoint before, with a manifest that vouches for it.
+    older = run / "checkpoints/step-00000004"
+    (older / "state.safetensors").write_bytes(bomb)
+    manifest = json.loads((older / MANIFEST).read_text())
+    (older / MANIFEST).write_text(json.dumps(manifest | {"state.safetensors": sha256_of(older / "state.safetensors")}))
+    flags = flags_of(llama_dir, data, tmp_path / "branch", resume=older)
+    done = launch(flags, 2, tmp_path / "logs0")
+    assert done.codes == [2, 2]
+    assert "state.safetensors: cannot be read" in ranks.errors_of(done.printed())[0]
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs1")
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
+    assert not bombed.exists()
+    pickle.loads(bomb)
+    assert bombed.exists(), "the bomb is a dud"
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_22_a_failing_sync_or_rename_fails_the_save_on_all_ranks(tmp_path, llama_dir, data, call):
+    run = tmp_path / "run"
+    fault = (0, ranks.failing, (call, "step-00000004", "fail"))
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [fault])
+    assert done.codes == [2, 2], done.printed()
+    [error] = ranks.errors_of(done.printed())
+    assert "step-00000004: not saved" in error
+    assert "Input/output error" in error
+    assert checkpoint_steps(run) == [2]
+    status = status_of(run)
+    assert (status["state"], status["checkpoint"]) == ("failed", "checkpoints/step-00000002")
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, loss in ((10, 3.0), (20, 1.0), (30, None), (40, 2.0), (50, 4.0)):
+        commit_one(tmp_path, step, held_out_loss=loss)
+        checkpoints.prune(tmp_path, keep=2)
+    assert checkpoint_steps(tmp_path) == [20, 40, 50]
