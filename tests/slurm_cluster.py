@@ -39,7 +39,7 @@ def load_submit() -> ModuleType:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: partitions `debug` (preemptible, 8 s of grace) and `high` (preempts)."""
+    """A running cluster: partitions `debug` (preemptible, 30 s of grace) and `high` (preempts)."""
 
     directory: Path
     environment: dict[str, str]
@@ -203,7 +203,8 @@ def stop(cluster: Cluster) -> None:
         time.sleep(0.1)
     for signal_number, grace_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         for pid in cluster.processes():
-            os.kill(pid, signal_number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal_number)
         end = time.monotonic() + grace_s
         while cluster.processes() and time.monotonic() < end:
             time.sleep(0.1)
@@ -256,6 +257,6 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
 {node_lines}
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=8
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
 """

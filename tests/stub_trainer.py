@@ -35,7 +35,7 @@ def all_reduce(step: int) -> bool:
     meeting.mkdir(parents=True, exist_ok=True)
     (meeting / f"{RANK}.tmp").write_text(str(int(asked)))
     (meeting / f"{RANK}.tmp").rename(meeting / str(RANK))
-    end = time.monotonic() + SETTINGS.get("peer_timeout_s", 20 if step == 0 else 3)
+    end = time.monotonic() + (SETTINGS.get("peer_timeout_s", 60) if step else 60)
     while not all((meeting / str(rank)).exists() for rank in range(WORLD)):
         if time.monotonic() > end:
             sys.exit(f"rank {RANK}: connection closed by peer at step {step}")

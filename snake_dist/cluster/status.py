@@ -116,15 +116,17 @@ def progress(run: Path) -> dict[str, Any]:
 
 
 def _seconds_left(run: Path, step: int, num_steps: int) -> float | None:
-    """From the last start to the last logged line: so many steps in so many seconds. None without both."""
+    """From this start's first step to the last logged line: so many steps in so many seconds. None without both."""
     start = last_start(run)
     if start is None or not (run / "metrics.jsonl").exists():
         return None
     first = int(start[3].removeprefix("step-")) if start[3].removeprefix("step-").isdigit() else 0
     if step <= first:
         return None
-    elapsed = (run / "metrics.jsonl").stat().st_mtime - float(start[2])
-    return elapsed / (step - first) * (num_steps - step)
+    # run.json is written when the model is loaded; a start that has not got so far leaves the last one's.
+    loaded = (run / "run.json").stat().st_mtime if (run / "run.json").exists() else 0.0
+    elapsed = (run / "metrics.jsonl").stat().st_mtime - max(float(start[2]), loaded)
+    return max(0.0, elapsed) / (step - first) * (num_steps - step)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

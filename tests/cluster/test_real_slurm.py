@@ -5,41 +5,46 @@ The trainer is tests/stub_trainer.py here; test_real_slurm_training.py has the r
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from snake_dist.errors import InputError
+from tests import slurm_cluster
 from tests.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+
+
+def with_stub(directory: Path) -> Path:
+    """A directory to submit from, with the stub as its launcher/train.py."""
+    (directory / "launcher").mkdir()
+    shutil.copy(ROOT / "tests/stub_trainer.py", directory / "launcher/train.py")
+    return directory
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory to submit from, with the stub as its launcher/train.py."""
-    (tmp_path / "launcher").mkdir()
-    shutil.copy(ROOT / "tests/stub_trainer.py", tmp_path / "launcher/train.py")
-    return tmp_path
+    return with_stub(tmp_path)
 
 
 def submit_py(slurm: Cluster, place: Path, *arguments: object, **variables: str) -> str:
-    """What launcher/submit.py prints, called from `place`. Raises what it raises."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.chdir(place)
-        for name, value in (slurm.environment | variables).items():
-            patch.setenv(name, value)
-        load_submit().main([*map(str, arguments)])
-    return printed.getvalue()
+    """What launcher/submit.py prints, called from `place` as a user does."""
+    command = [sys.executable, ROOT / "launcher/submit.py", *arguments]
+    env = slurm.environment | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run([*map(str, command)], cwd=place, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def submit(slurm: Cluster, place: Path, *flags: object, program: tuple[str, ...] = (), **settings: Any) -> str:
@@ -110,14 +115,14 @@ def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, plac
     assert ports[0] == str(20000 + (int(job) + 101) % 10000)
 
 
-def test_a_killed_rank_ends_the_job_and_it_is_not_queued_again(slurm, place):
-    job = submit(slurm, place, "--nodes", 2, "--ranks-per-node", 2, program=("--global-batch-size", "16"), steps=300)
-    wait_for_step(place, 3)
-    victim = int((place / "job/run.started.3").read_text().split()[1])
-    os.kill(victim, signal.SIGKILL)
-    facts = slurm.wait(job, "FAILED", timeout_s=50)
-    assert facts["Restarts"] == "0"
-    assert "connection closed by peer" in log_of(place)
+@pytest.mark.usefixtures("slurm")
+def test_tear_down_in_the_middle_of_a_job_leaves_no_process_and_no_file():
+    cluster = slurm_cluster.start()
+    cluster.run("sbatch", "-N2", "--output=/dev/null", "--wrap=srun bash -c 'trap : TERM; sleep 300'")
+    wait_until(lambda: len(cluster.processes("SLURM_STEP_ID=0")) >= 2, 30, lambda: slurm_cluster.logs(cluster))
+    slurm_cluster.stop(cluster)
+    assert cluster.processes() == []
+    assert not cluster.directory.exists()
 
 
 def test_a_lost_node_brings_the_run_back_from_its_checkpoint(slurm, place):
@@ -134,19 +139,39 @@ def test_a_lost_node_brings_the_run_back_from_its_checkpoint(slurm, place):
     assert (status["state"], status["step"]) == ("finished", 30)
 
 
-def test_a_signal_that_comes_while_the_worker_still_starts_is_not_lost(slurm, place):
+def a_killed_rank_ends_the_job_and_it_is_not_queued_again(slurm: Cluster, place: Path) -> None:
+    job = submit(
+        slurm,
+        place,
+        "--nodes",
+        2,
+        "--ranks-per-node",
+        2,
+        program=("--global-batch-size", "16"),
+        steps=300,
+        peer_timeout_s=3,
+    )
+    wait_for_step(place, 3)
+    victim = int((place / "job/run.started.3").read_text().split()[1])
+    os.kill(victim, signal.SIGKILL)
+    facts = slurm.wait(job, "FAILED", timeout_s=90)
+    assert facts["Restarts"] == "0"
+    assert "connection closed by peer" in log_of(place)
+
+
+def a_signal_that_comes_while_the_worker_still_starts_is_not_lost(slurm: Cluster, place: Path) -> None:
     job = submit(slurm, place, steps=300, import_s=2)
-    wait_until(lambda: (place / "job/run.started.0").exists(), 20, lambda: log_of(place))
+    wait_until(lambda: (place / "job/run.started.0").exists(), 60, lambda: log_of(place))
     ask_to_stop(slurm, job)
     slurm.start_again(job, restarts=1)
     assert 0 < len(steps(place)) < 300
     slurm.run("scancel", job)
 
 
-def test_two_restarts_without_progress_are_the_end(slurm, place):
+def two_restarts_without_progress_are_the_end(slurm: Cluster, place: Path) -> None:
     job = submit(slurm, place, steps=3000, stands_still=True)
     for restart in range(3):
-        wait_until((place / f"job/run.ranks/{restart}/0").exists, 30, lambda: log_of(place))
+        wait_until((place / f"job/run.ranks/{restart}/0").exists, 60, lambda: log_of(place))
         ask_to_stop(slurm, job)
         if restart < 2:
             slurm.start_again(job, restarts=restart + 1)
@@ -154,7 +179,7 @@ def test_two_restarts_without_progress_are_the_end(slurm, place):
     assert "no progress in two restarts" in log_of(place)
 
 
-def test_an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start(slurm, place):
+def an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start(slurm: Cluster, place: Path) -> None:
     (place / "job/run").mkdir(parents=True)
     (place / "job/run/status.json").write_text('{"state": "stopped", "step": 5, "checkpoint": null}\n')
     job = submit(slurm, place, exit_code=3)
@@ -162,18 +187,20 @@ def test_an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start(slurm,
     assert (facts["Restarts"], facts["ExitCode"]) == ("0", "3:0")  # one rank: its own exit code
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(slurm, place):
+def a_cancelled_job_saves_and_stays_cancelled(slurm: Cluster, place: Path) -> None:
     job = submit(slurm, place, steps=300)
     wait_for_step(place, 2)
     slurm.run("scancel", job)
     slurm.wait(job, "CANCELLED")
-    wait_until(lambda: json.loads((place / "job/run/status.json").read_text())["state"] == "stopped", 10, str)
+    wait_until(lambda: json.loads((place / "job/run/status.json").read_text())["state"] == "stopped", 30, str)
     time.sleep(1)
     assert slurm.facts(job)["JobState"] == "CANCELLED"
     assert slurm.facts(job)["Restarts"] == "0"
 
 
-def test_one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_waits(slurm, place):
+def one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_waits(
+    slurm: Cluster, place: Path
+) -> None:
     (place / "launcher/aggregate.py").write_text(
         "import sys; from pathlib import Path\n"
         "print(sorted((p.parent.name, 'finished' in p.read_text()) for p in Path(sys.argv[1]).glob('*/status.json')))\n"
@@ -201,7 +228,7 @@ def test_one_task_of_an_array_is_queued_again_without_the_others_and_the_job_beh
     assert str([(name, True) for name in names]) in (place / f"job/{table}.out").read_text()
 
 
-def test_a_job_gets_no_key_and_slurm_stores_none(slurm, place):
+def a_job_gets_no_key_and_slurm_stores_none(slurm: Cluster, place: Path) -> None:
     job = submit_with_keys(slurm, place)
     slurm.wait(job, "COMPLETED")
     known = json.loads((place / "job/run.environment").read_text())
@@ -218,28 +245,74 @@ def test_a_job_gets_no_key_and_slurm_stores_none(slurm, place):
 def submit_with_keys(slurm: Cluster, place: Path) -> str:
     (place / "stub.json").write_text('{"steps": 2}')
     printed = submit_py(
-        slurm, place, "--job-name", "stub", "--directory", "job", "--env", "WANDB_MODE", "GREETING=it's $HOME",
+        slurm, place, "--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1,
+        "--env", "WANDB_MODE", "GREETING=it's $HOME",
         SECRET_TOKEN="canary-7351", WANDB_API_KEY="canary-7351", WANDB_MODE="offline", SBATCH_EXPORT="ALL",
     )  # fmt: skip
     return re.findall(r"^job (\d+) ", printed, re.MULTILINE)[0]
 
 
-def test_the_receipt_names_a_log_that_exists_a_status_that_answers_and_a_line_that_goes_on(slurm, place):
-    (place / "stub.json").write_text('{"steps": 8, "step_s": 0.3}')
-    receipt = submit_py(slurm, place, "--job-name", "stub", "--directory", "new/deep/job")
+def the_receipt_names_a_log_that_exists_a_status_that_answers_and_a_line_that_goes_on(
+    slurm: Cluster, place: Path
+) -> None:
+    (place / "stub.json").write_text('{"steps": 2000}')
+    receipt = submit_py(slurm, place, "--job-name", "stub", "--directory", "new/deep/job", "--cpus-per-rank", 1)
     job = receipt.split()[1]
     run = place / "new/deep/job/run"
-    wait_until(lambda: (run / "metrics.jsonl").exists(), 20, lambda: receipt)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), 60, lambda: receipt)
     status = submit_py(slurm, place, "status", job)
-    assert re.search(rf"job {job}  stub  RUNNING on node1, restarts 0, 00:00:\d\d of 04:00:00, log ", status)
-    assert re.search(rf"run {run}  training, step \d of 8, loss 0\.\d+, about 0:00:0\d left, checkpoints/", status)
+    assert re.search(rf"job {job}  stub  RUNNING on node[12], restarts 0, 00:\d\d:\d\d of 04:00:00, log ", status)
+    assert re.search(
+        rf"run {run}  training, step \d+ of 2000, loss 0\.\d+, about 0:\d\d:\d\d left, checkpoints/", status
+    )
     slurm.run("scancel", job)
     slurm.wait(job, "CANCELLED")
+    wait_until(lambda: json.loads((run / "status.json").read_text())["state"] == "stopped", 60, lambda: status)
+    stopped = json.loads((run / "status.json").read_text())["step"]
+    (place / "stub.json").write_text(json.dumps({"steps": stopped + 3}))
     resume = re.search(r"resume +(.+)", receipt)[1].split()
     again = slurm.run(resume[0], "--parsable", f"--chdir={place}", place / resume[1]).strip()
     slurm.wait(again, "COMPLETED")
-    assert "finished, step 8 of 8" in submit_py(slurm, place, "status", "new/deep/job")
+    assert f"finished, step {stopped + 3} of {stopped + 3}" in submit_py(slurm, place, "status", "new/deep/job")
     assert (place / f"new/deep/job/{again}.out").exists()
+
+
+def hostile_flags_of_the_program_arrive_as_they_are(slurm: Cluster, place: Path) -> None:
+    hostile = "$(touch pwned); `touch pwned` 'a\" b\\"
+    (place / "launcher/aggregate.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    flags = ("--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1, "--program", "launcher/aggregate.py")
+    job = submit_py(slurm, place, *flags, "--", hostile).split()[1]
+    slurm.wait(job, "COMPLETED")
+    assert json.loads((place / f"job/{job}.out").read_text().splitlines()[-1]) == [hostile]
+    assert not (place / "pwned").exists()
+
+
+SCENARIOS = (
+    a_killed_rank_ends_the_job_and_it_is_not_queued_again,
+    a_signal_that_comes_while_the_worker_still_starts_is_not_lost,
+    two_restarts_without_progress_are_the_end,
+    an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start,
+    a_cancelled_job_saves_and_stays_cancelled,
+    one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_waits,
+    a_job_gets_no_key_and_slurm_stores_none,
+    the_receipt_names_a_log_that_exists_a_status_that_answers_and_a_line_that_goes_on,
+    hostile_flags_of_the_program_arrive_as_they_are,
+)
+
+
+@pytest.fixture(scope="module")
+def outcomes(slurm, tmp_path_factory) -> Iterator[dict[str, Future[None]]]:
+    """Scenario -> what becomes of it. They mostly wait for Slurm: side by side, after the tests that need all nodes."""
+    with ThreadPoolExecutor(len(SCENARIOS)) as threads:
+        yield {
+            scenario.__name__: threads.submit(scenario, slurm, with_stub(tmp_path_factory.mktemp("scenario")))
+            for scenario in SCENARIOS
+        }
+
+
+@pytest.mark.parametrize("name", [scenario.__name__ for scenario in SCENARIOS])
+def test_on_one_cluster(outcomes, name):
+    outcomes[name].result()
 
 
 REFUSED = {
@@ -254,11 +327,16 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("how", [(), ("--test-only",)])
-def test_what_slurm_or_the_allow_list_refuses_is_one_line_and_nothing_is_queued(slurm, place, name, how):
+def test_what_slurm_or_the_allow_list_refuses_is_an_input_error_and_nothing_is_queued(
+    slurm, place, monkeypatch, name, how
+):
     flags, reason = REFUSED[name]
     before = slurm.run("squeue", "-h", "-o", "%i")
+    for variable, value in slurm.environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.chdir(place)
     with pytest.raises(InputError, match=reason):
-        submit_py(slurm, place, "--job-name", "stub", "--directory", "job", *how, *flags)
+        load_submit().main(["--job-name", "stub", "--directory", "job", *how, *map(str, flags)])
     assert set(slurm.run("squeue", "-h", "-o", "%i").split()) <= set(before.split())
     assert not list(place.rglob("*pwned*"))
 
@@ -267,13 +345,3 @@ def test_test_only_says_when_the_job_would_start(slurm, place):
     printed = submit_py(slurm, place, "--job-name", "stub", "--directory", "job", "--test-only")
     assert re.search(r"Job \d+ to start at", printed)
     assert not (place / "job").exists()
-
-
-def test_hostile_flags_of_the_program_arrive_as_they_are(slurm, place):
-    hostile = "$(touch pwned); `touch pwned` 'a\" b\\"
-    (place / "launcher/aggregate.py").write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
-    flags = ("--job-name", "stub", "--directory", "job", "--program", "launcher/aggregate.py")
-    job = submit_py(slurm, place, *flags, "--", hostile).split()[1]
-    slurm.wait(job, "COMPLETED")
-    assert json.loads((place / f"job/{job}.out").read_text().splitlines()[-1]) == [hostile]
-    assert not (place / "pwned").exists()
