@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, ranks_per_node, split_output_dir
 from snake_dist.errors import InputError
@@ -59,8 +61,12 @@ def run_all(commands: list[list[str]]) -> int:
     """Run the commands one after another until one fails; its exit code, or 0. SIGTERM goes on to the command."""
     for command in commands:
         with subprocess.Popen(command) as child:
-            signal.signal(signal.SIGTERM, lambda number, _, child=child: child.send_signal(number))  # type: ignore[misc]
+            signal.signal(signal.SIGTERM, partial(_pass_on, child))
             code = child.wait()
         if code:
             return code if code > 0 else 128 - code
     return 0
+
+
+def _pass_on(child: subprocess.Popen[bytes], number: int, _frame: FrameType | None) -> None:
+    child.send_signal(number)

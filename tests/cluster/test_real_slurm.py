@@ -115,6 +115,15 @@ def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, plac
     assert ports[0] == str(20000 + (int(job) + 101) % 10000)
 
 
+@pytest.mark.slow
+def test_slurm_itself_signals_before_the_time_limit(slurm, place):
+    job = submit(slurm, place, "--time", 2, "--signal-before-s", 60, steps=3000)
+    wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 150, lambda: log_of(place))
+    assert json.loads((place / "job/run/status.json").read_text())["state"] == "stopped"
+    assert "USR1: telling the workers to save" in log_of(place)
+    slurm.run("scancel", job)
+
+
 @pytest.mark.usefixtures("slurm")
 def test_tear_down_in_the_middle_of_a_job_leaves_no_process_and_no_file():
     cluster = slurm_cluster.start()

@@ -64,6 +64,7 @@ def test_shellcheck_finds_nothing_whatever_the_flags(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@settings(deadline=None)
 @given(st.text(), st.sampled_from(["job_name", "partition", "account", "qos", "constraint", "memory", "directory"]))
 def test_no_value_adds_a_line_or_an_option(text, name):
     """Whatever is accepted stands inside its one #SBATCH line; the rest of the script does not change."""
