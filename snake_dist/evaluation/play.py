@@ -14,10 +14,17 @@ from snake_dist.evaluation.episodes import Episode, game_seeds
 from snake_dist.evaluation.human import read_human_games
 from snake_dist.evaluation.judge import Games
 from snake_dist.evaluation.page import write_page
-from snake_dist.evaluation.players import Entrant, PlayerOptions, find_entrants, ladder_entrants, training_runs
+from snake_dist.evaluation.players import (
+    Entrant,
+    PlayerOptions,
+    find_entrants,
+    ladder_entrants,
+    mode_entrants,
+    training_runs,
+)
 from snake_dist.evaluation.report import render_table, write_report
 
-_LOWEST = {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0}
+_LOWEST = {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,15 @@ class Play:
     base_model: str = "smollm2-135m"
     """For --player base: hub id, local directory, or smollm2-135m."""
     style: Literal["sentence", "board", "short", "compact"] = "compact"
-    """For --player base: how a position is put to it."""
+    """For --player base and openai: how a position is put to it."""
+    endpoint: str | None = None
+    """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; key: $OPENAI_API_KEY."""
+    model: str | None = None
+    """For --player openai: the model's name there."""
+    few_shot: int = 0
+    """Base models also play with so many solved positions before each prompt, as players of their own."""
+    constrained: bool = False
+    """Models also play by choosing the likeliest of the four moves, as players of their own."""
     report: Path | None = None
     """Directory for report.html, report.json and the log of every game; games that it holds are not played again."""
     bank_states: int = 200
@@ -65,10 +80,8 @@ def play(config: Play) -> dict[str, Any]:
         raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
     if config.gif:
         check_gif_path(config.gif)
-    options = PlayerOptions(config.base_model, config.style, config.human_pace)
+    options = PlayerOptions(config.base_model, config.style, config.human_pace, config.endpoint, config.model)
     entrants, board = find_entrants(config.player, options)
-    if config.report and config.ladder:
-        entrants += ladder_entrants(entrants)
     grid_size, mode = board or (10, "classic")
     games = Games(
         config.grid_size or grid_size,
@@ -77,6 +90,9 @@ def play(config: Play) -> dict[str, Any]:
         config.max_steps,
         config.symmetry,
     )
+    entrants += mode_entrants(entrants, games.grid_size, games.mode, config.few_shot, config.constrained)
+    if config.report and config.ladder:
+        entrants += ladder_entrants(entrants)
     human_games = read_human_games(config.human_log, games)
     bank_states = config.bank_states if config.report else 0
     results, episodes = compare(entrants, games, config.report, bank_states, human_games)

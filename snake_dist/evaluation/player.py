@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Initialisations that take the adapter's start out of the base: without the adapter no base is left.
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+EXAMPLE_END = "\n---"
+"""Closes each example of a few-shot prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -94,25 +97,28 @@ class ModelPlayer:
     """States decoded at once."""
     adapter: bool = True
     """False: answer as the base model, with the adapter of a PeftModel switched off."""
+    examples: str = ""
+    """Stands before every prompt (`evaluation.modes`); a reply then ends where it goes on to another example."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
         return [answer.text for answer in self.answers(states)]
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
-        shown = [render_prompt(state, self.style) for state in states]
+        shown = [self.examples + render_prompt(state, self.style) for state in states]
         prompts = [encode_prompt(self.tokenizer, prompt) for prompt in shown]
         limit = getattr(self.model.config, "max_position_embeddings", None)
         room = math.inf if limit is None else limit - self.max_new_tokens
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
         fitting.sort(key=lambda i: len(prompts[i]))  # neighbours of like length need little padding
         answers = [Answer("", prompt, 0) for prompt in shown]
-        with _answering(self.model, self.adapter):
+        with answering(self.model, self.adapter):
             for start in range(0, len(fitting), self.batch_size):
                 rows = fitting[start : start + self.batch_size]
                 decoded = greedy_decode(self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens)
                 for i, ids in zip(rows, decoded, strict=True):
                     # Special tokens stay visible: leaving them out would repair a reply.
                     text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                    text = text.split(EXAMPLE_END)[0] if self.examples else text
                     answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
         return answers
 
@@ -164,7 +170,7 @@ def greedy_decode(
 
 
 @contextmanager
-def _answering(model: Any, adapter: bool) -> Iterator[None]:
+def answering(model: Any, adapter: bool) -> Iterator[None]:
     """Eval mode inside, without the adapter if it is not wanted; all as before outside."""
     was_training = model.training
     model.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from snake_dist.checkpoint.adapter import load_adapter, read_metadata
 from snake_dist.checkpoint.publish import sha256_of
 from snake_dist.errors import InputError
+from snake_dist.evaluation.endpoint import EndpointPlayer, check_endpoint
 from snake_dist.evaluation.human import TerminalPlayer
+from snake_dist.evaluation.modes import ConstrainedPlayer, with_examples
 from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import POLICIES
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect."""
-OTHER_PLAYERS = ("base", "human")
+OTHER_PLAYERS = ("base", "openai", "human")
 """Players that are neither heuristics nor adapters."""
 BATCH_SIZE = 64
 """States decoded at once, at most."""
+ENDPOINT_MAX_NEW_TOKENS = 4096
+"""Reasoning models think aloud before they answer."""
 BASE_MAX_NEW_TOKENS = 64
 """A base model by itself may say so much; beside an adapter it may say as much as that one was taught to."""
 
@@ -54,6 +58,9 @@ class PlayerOptions:
     base_model: str
     style: str
     human_pace_ms: int = 0
+    endpoint: str | None = None
+    model: str | None = None
+    """At the endpoint."""
 
 
 def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[Entrant], tuple[int, str] | None]:
@@ -100,6 +107,37 @@ def training_runs(names: Sequence[str]) -> dict[str, Path]:
     return {label: run for label, run in runs.items() if (run / "metrics.jsonl").is_file()}
 
 
+def mode_entrants(
+    entrants: Sequence[Entrant], grid_size: int, mode: str, few_shot: int, constrained: bool
+) -> list[Entrant]:
+    """The models once more in the modes of `evaluation.modes`: bases with examples, bases and adapters constrained."""
+    models = [entrant for entrant in entrants if entrant.kind == "model"]
+    found = []
+    for entrant in models if few_shot else []:
+        if entrant.base is None:
+            load = partial(_few_shot, entrant, few_shot, grid_size, mode)
+            identity = f"{entrant.identity}, {few_shot} examples"
+            found.append(replace(entrant, name=f"{entrant.name} {few_shot}-shot", identity=identity, load=load))
+    for entrant in models if constrained else []:
+        load = partial(_constrained, entrant)
+        found.append(
+            replace(entrant, name=f"{entrant.name} constrained", identity=f"{entrant.identity}, constrained", load=load)
+        )
+    return found
+
+
+def _few_shot(entrant: Entrant, num_examples: int, grid_size: int, mode: str) -> Player:
+    player = entrant.load()
+    assert isinstance(player, ModelPlayer)
+    return with_examples(player, num_examples, grid_size, mode)
+
+
+def _constrained(entrant: Entrant) -> Player:
+    player = entrant.load()
+    assert isinstance(player, ModelPlayer)
+    return ConstrainedPlayer(player)
+
+
 def adapter_identity(directory: Path) -> str:
     """The hash of the weights in a saved adapter."""
     return f"adapter {sha256_of(directory / 'adapter_model.safetensors')[:16]}"
@@ -140,6 +178,11 @@ def _entrant(word: str, options: PlayerOptions) -> Entrant:
         location = base.find_base(base.ModelConfig(options.base_model))
         identity = f"{location}, {options.style} prompts, {BASE_MAX_NEW_TOKENS} tokens"
         return Entrant("base", "model", identity, partial(load_base_player, options.base_model, options.style))
+    if word == "openai":
+        url, model = check_endpoint(options.endpoint, options.model)
+        identity = f"{url} {model}, {options.style} prompts, {ENDPOINT_MAX_NEW_TOKENS} tokens"
+        load = partial(EndpointPlayer, url, model, options.style, ENDPOINT_MAX_NEW_TOKENS)
+        return Entrant(model, "endpoint", identity, load)
     if word == "human":
         pace = options.human_pace_ms
         identity = f"terminal, {pace} ms a move" if pace else "terminal, turn-based"

@@ -11,7 +11,7 @@ from snake_dist.evaluation import players as players_module
 from snake_dist.evaluation.comparison import compare
 from snake_dist.evaluation.game_log import read_log
 from snake_dist.evaluation.judge import Games
-from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants
+from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
 from tests.tiny_models import tiny_adapter
 
 GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
@@ -42,6 +42,18 @@ def test_words_of_a_comparison(adapters):
     assert [entrant.name for entrant in find("adapter", adapters[0])[0]] == ["base", "adapter"]
     assert find("bfs")[1] is None
     assert [entrant.name for entrant in ladder_entrants(entrants)] == ["random-legal", "bfs-safe", "hamiltonian"]
+
+
+def test_modes_are_players_of_their_own(adapters):
+    entrants, _ = find("adapter", adapters[0], "greedy")
+    more = mode_entrants(entrants, 5, "classic", few_shot=2, constrained=True)
+    assert [(entrant.name, entrant.base) for entrant in more] == [
+        ("base 2-shot", None), ("base constrained", None), ("adapter constrained", "base"),
+    ]  # fmt: skip
+    assert len({entrant.identity for entrant in (*entrants, *more)}) == 6
+    results, _ = compare([*entrants, *more], GAMES, None, bank_states=0)
+    for name, summary in results["players"].items():
+        assert summary["format_valid_rate"]["value"] == 1 or "constrained" not in name
 
 
 def test_adapters_of_one_name_keep_their_paths(tmp_path, llama_dir):
