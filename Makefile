@@ -8,7 +8,7 @@ ifeq (,$(shell command -v nvidia-smi))
 export LOCAL_SIZE ?= 2
 endif
 
-.PHONY: train test test-slow lint clean
+.PHONY: train test test-slow bench lint clean
 
 train: .venv/.installed
 	deepspeed launcher/train.py --ds ds_configs/zero2.json
@@ -18,6 +18,12 @@ test: lint
 
 test-slow: .venv/.installed-test
 	python -m pytest -m slow
+
+# Speed against TRL and the matrix products alone, then how cost grows: about 45 minutes on two quiet cores.
+bench: .venv/.installed
+	$(BIN)/python -m pip install -e '.[bench]'
+	python tests/benchmarks/speed.py
+	python tests/benchmarks/scaling.py
 
 lint: .venv/.installed-test
 	ruff check .
