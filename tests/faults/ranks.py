@@ -78,7 +78,7 @@ class Ranks:
             process.kill()
             process.join()
 
-    def wait(self, timeout_s: float = 150) -> list[int | None]:
+    def wait(self, timeout_s: float = 240) -> list[int | None]:
         """Exit code of each rank, None for one that still runs after `timeout_s`; negative: the signal it died of."""
         deadline = time.monotonic() + timeout_s
         for process in self.processes:

@@ -133,3 +133,16 @@ def test_killed_before_its_first_checkpoint_it_starts_again(tmp_path, llama_dir,
     assert done.codes == [0, 0], done.printed()
     check_equal(run, oracle / "run")
     assert status_of(run)["restarts_without_progress"] == 1
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    ["adalora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pissa", "dora", "qlora"))],
+)
+def test_every_adapter_goes_on_to_the_bit(tmp_path, llama_dir, data, adapter):
+    """AdaLoRA's importances and masks, PiSSA's changed base, a 4-bit base."""
+    for name, faults in (("oracle", []), ("run", [(1, at_step, (5, ranks.ask_to_stop, signal.SIGTERM))]), ("run", [])):
+        done = launch(flags_of(llama_dir, data, tmp_path / name, adapter=adapter), 2, tmp_path / "logs", faults)
+        assert done.codes == [0, 0], done.printed()
+    check_equal(tmp_path / "run", tmp_path / "oracle")
+    assert logged(tmp_path / "run", "train/mean_rank") == logged(tmp_path / "oracle", "train/mean_rank")
