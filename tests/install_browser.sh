@@ -5,7 +5,10 @@ set -uo pipefail
 for name in chromium-headless-shell chromium google-chrome; do
     command -v "$name" >/dev/null && exit 0
 done
-playwright install --only-shell chromium >/dev/null 2>&1 && playwright install-deps chromium >/dev/null 2>&1 && exit 0
+if playwright install --only-shell chromium >/dev/null 2>&1; then
+    playwright install-deps chromium >/dev/null 2>&1
+    exit 0
+fi
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell && exit 0
 fi
