@@ -60,15 +60,11 @@ def receipt(job: Job, flags: list[str], job_id: str) -> str:
     lines = [f"job {job_id} ({job.job_name}) is queued", f"  log      {job.directory}/{job_id}.out"]
     if array_tasks(job):
         lines[1] = f"  logs     {job.directory}/{job_id}_0.out to {job_id}_{len(array_tasks(job)) - 1}.out"
+    lines.append(f"  status   python launcher/submit.py status {job_id}")
     if job.program == TRAIN:
         lines.append(f"  run      {split_output_dir(job, flags)[0]}")
-    return "\n".join(
-        [
-            *lines,
-            f"  status   python launcher/submit.py status {job_id}",
-            f"  resume   sbatch {script_path(job)}",
-        ]
-    )
+        lines.append(f"  resume   sbatch {script_path(job)}")
+    return "\n".join(lines)
 
 
 def job_facts(job: str) -> list[dict[str, str]]:
