@@ -5,6 +5,7 @@ The facts come from the environment that deepspeed, torchrun and srun set. Plain
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -107,6 +108,8 @@ def _check_port(world: World) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", int(port)))
     except (OSError, ValueError, OverflowError) as problem:
+        if isinstance(problem, OSError) and problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+            return  # this machine cannot be asked in this way (no IPv6): not a reason to refuse
         raise InputError(
             f"MASTER_PORT={port}: rank 0 cannot listen there on {socket.gethostname()} ({problem}): choose another "
             "port (deepspeed: --master_port)"
