@@ -337,10 +337,9 @@ def _judge(run: Run, session: Session) -> dict[str, Any]:
         shutil.rmtree(run.output_dir / REPORT_DIR, ignore_errors=True)
     spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
     games = _judged_games(run)
-    trained = run.data.dataset.prompt_hashes
 
     def is_trained(state: State) -> bool:
-        return hash_prompt(render_prompt(state, str(board.style))) in trained
+        return run.data.dataset.has_prompt(hash_prompt(render_prompt(state, str(board.style))))
 
     with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
         done = dict.fromkeys(spread, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -32,7 +31,6 @@ from snake_dist.training.ds_config import build_ds_config, check_pair, fill_ds_c
 from snake_dist.training.loop import Share, check_training_config
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_STAGE = 2
@@ -198,9 +196,9 @@ def _fingerprint(
     values = {
         "--data": data.dataset.fingerprint,
         "--data, examples": len(data.dataset),
-        "--data, training examples": _array_digest(data.train_examples),
+        "--data, training examples": data.training.digest,
         "--eval-data": data.eval_dataset.fingerprint,
-        "--eval-data, examples": _array_digest(data.eval_examples),
+        "--eval-data, examples": data.held_out.digest,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "--base-model": shape.revision,
         "--base-dtype": dtype,
@@ -232,10 +230,6 @@ def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> No
 
 def _short(value: Any) -> Any:
     return value[:23] + "..." if isinstance(value, str) and len(value) > 26 else value
-
-
-def _array_digest(ids: np.ndarray) -> str:
-    return f"{len(ids)} of sha256 {hashlib.sha256(ids.astype('<i8').tobytes()).hexdigest()[:8]}"
 
 
 def _warn(text: str) -> None:

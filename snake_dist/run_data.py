@@ -16,6 +16,7 @@ from snake_dist.cluster.world import World, agree
 from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, open_dataset
 from snake_dist.data.generation import GenerationConfig, generate
 from snake_dist.data.records import read_records, resolve_paths
+from snake_dist.data.selection import Selection, Split, select
 from snake_dist.errors import InputError
 from snake_dist.game.text import board_of
 from snake_dist.run_config import RunConfig
@@ -49,11 +50,21 @@ class RunData:
     """Training and held-out examples, the same on every rank."""
 
     dataset: TokenizedDataset
-    train_examples: np.ndarray
-    """Ids in `dataset`."""
+    training: Selection
+    """Of `dataset`."""
     eval_dataset: TokenizedDataset
-    eval_examples: np.ndarray
-    """Ids in `eval_dataset`."""
+    held_out: Selection
+    """Of `eval_dataset`."""
+
+    @property
+    def train_examples(self) -> np.ndarray:
+        """Ids in `dataset`."""
+        return self.training.ids
+
+    @property
+    def eval_examples(self) -> np.ndarray:
+        """Ids in `eval_dataset`."""
+        return self.held_out.ids
 
     def described(self) -> dict[str, Any]:
         """Counts and fingerprints for the run's record."""
@@ -63,8 +74,8 @@ class RunData:
             "files": self.dataset.meta["files"],
             "train_examples": len(self.train_examples),
             "eval_examples": len(self.eval_examples),
-            "train_tokens": int(self.dataset.lengths[self.train_examples].sum()),
-            "train_loss_tokens": int(self.dataset.num_loss_tokens[self.train_examples].sum()),
+            "train_tokens": self.training.num_tokens,
+            "train_loss_tokens": self.training.num_loss_tokens,
             "skipped_lines": self.dataset.meta["skipped_lines"],
         }
 
@@ -144,17 +155,14 @@ def prepare_data(
         dataset = opened(patterns, for_training=True)
         length = _sequence_length(config, max_positions)
         if config.data.eval_data:
+            (training,) = select(dataset, length, config.data.bad_lines)
             eval_dataset = opened(config.data.eval_data, for_training=False)
-            train_ids, eval_ids = dataset.all_examples(), eval_dataset.all_examples()
+            (held_out,) = select(eval_dataset, length, config.data.bad_lines)
         else:
             eval_dataset = dataset
-            train_ids, eval_ids = dataset.split(config.data.held_out_share, config.training.seed)
-        return RunData(
-            dataset,
-            dataset.not_longer_than(train_ids, length, config.data.bad_lines),
-            eval_dataset,
-            eval_dataset.not_longer_than(eval_ids, length, config.data.bad_lines),
-        )
+            split = Split(config.data.held_out_share, config.training.seed)
+            training, held_out = select(dataset, length, config.data.bad_lines, split)
+        return RunData(dataset, training, eval_dataset, held_out)
 
     agree(world, lambda: prepare() and None, on_each_node=True)
     return prepare()

@@ -35,7 +35,6 @@ def adapter_metadata(run: Run, peft_config: PeftConfig, training: dict[str, Any]
     embedded = config.model.base_model == smollm2.NAME
     # What other tools should load under the adapter; our own read `base_model`.
     peft_config.base_model_name_or_path = smollm2.HUB_ID if embedded else run.base_location
-    num_completion_tokens = run.data.dataset.num_loss_tokens[run.data.train_examples]
     return {
         "adapter": config.adapter.adapter,
         "preset": config.adapter.preset,
@@ -49,7 +48,7 @@ def adapter_metadata(run: Run, peft_config: PeftConfig, training: dict[str, Any]
         "grid_size": run.board.grid_size,
         "mode": run.board.mode,
         "style": run.board.style,
-        "max_completion_tokens": int(num_completion_tokens.max()),
+        "max_completion_tokens": run.data.training.longest_completion,
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "dataset_fingerprint": run.data.dataset.fingerprint,
         "train_examples": len(run.data.train_examples),

@@ -13,6 +13,10 @@ import numpy as np
 
 from snake_dist.errors import InputError
 
+LONGEST_TABLE = 1 << 20
+"""Examples up to which an epoch's order is a table, 8 MiB at most; the order of more is computed where it is asked."""
+_FEISTEL_ROUNDS = 6
+
 
 def num_steps_for(num_examples: int, epochs: float, global_batch_size: int) -> int:
     """Steps that show each of `num_examples` examples `epochs` times."""
@@ -29,13 +33,40 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
     return global_batch_size // (world_size * micro_batch_size)
 
 
-def epoch_order(examples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The ids in `examples`, shuffled for this epoch. The same on every machine."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(examples)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [num_examples]: the positions in this epoch's order. The same on every machine."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+
+
+def shuffled(positions: np.ndarray, num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """int64, where a permutation of range(num_examples) takes these positions, without a table of it.
+
+    A Feistel network on the next power of four, walked until it is back in range (Black and Rogaway, 2002).
+    """
+    half = np.uint64(max(1, math.ceil((num_examples - 1).bit_length() / 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(_FEISTEL_ROUNDS, np.uint64)
+    found = np.array(positions, dtype=np.uint64)
+    outside = np.ones(len(found), dtype=bool)
+    while outside.any():
+        left, right = found[outside] >> half, found[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        found[outside] = left << half | right
+        outside = found >= np.uint64(num_examples)
+    return found.astype(np.int64)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit depends on every bit."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
 
 
 class ExampleStream:
-    """The shuffled epochs, end to end, one step at a time. Keeps the last epoch's order so as not to redo it."""
+    """The shuffled epochs, end to end, one step at a time. Keeps the last epoch's order so as not to redo it,
+    unless the epoch is longer than `LONGEST_TABLE`."""
 
     def __init__(self, examples: np.ndarray, seed: int, global_batch_size: int, num_examples_total: int) -> None:
         """`examples`: ids to draw from; `num_examples_total`: length of the stream, the last step's end."""
@@ -47,13 +78,16 @@ class ExampleStream:
         """Ids of the examples of step `step` (from 0)."""
         start = step * self.global_batch_size
         end = min(start + self.global_batch_size, self.num_examples_total)
-        return np.array([self._example_at(position) for position in range(start, end)], dtype=np.int64)
+        epochs, positions = np.divmod(np.arange(start, end), len(self.examples))
+        parts = [self._positions(positions[epochs == epoch], int(epoch)) for epoch in np.unique(epochs)]
+        return np.asarray(self.examples[np.concatenate(parts)], dtype=np.int64)
 
-    def _example_at(self, position: int) -> int:
-        epoch, index = divmod(position, len(self.examples))
+    def _positions(self, positions: np.ndarray, epoch: int) -> np.ndarray:
+        if len(self.examples) > LONGEST_TABLE:
+            return shuffled(positions, len(self.examples), self.seed, epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(self.examples, self.seed, epoch)
-        return int(self._order[index])
+            self._epoch, self._order = epoch, epoch_order(len(self.examples), self.seed, epoch)
+        return self._order[positions]
 
 
 def micro_batches(

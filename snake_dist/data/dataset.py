@@ -1,10 +1,10 @@
-"""The tokenized data set as training sees it: memory-mapped examples, split into training and held-out games."""
+"""The tokenized data set as training sees it: memory-mapped examples, of which only what is asked for is read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +12,7 @@ import numpy as np
 
 from snake_dist.data.packing import Example
 from snake_dist.data.records import resolve_paths
-from snake_dist.data.splits import held_out_games
 from snake_dist.data.tokenization import INDEX_DTYPE, tokenize
-from snake_dist.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,9 +41,11 @@ class TokenizedDataset:
 
     def __init__(self, directory: Path) -> None:
         """Open what `tokenization.tokenize` wrote into `directory`."""
+        self.directory = directory
         self.meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
         self._tokens = np.memmap(directory / "tokens.bin", dtype=np.uint32, mode="r")
         self._index = np.memmap(directory / "index.bin", dtype=INDEX_DTYPE, mode="r")
+        self._prompt_hashes = np.memmap(directory / "prompt_hashes.bin", dtype=np.uint64, mode="r")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -60,48 +60,35 @@ class TokenizedDataset:
         """sha256 over all tokens, prompt lengths and games."""
         return self.meta["fingerprint"]
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
-        """int64 [examples]: tokens of each example."""
-        return np.diff(self._index["end"], prepend=0)
+        """int32 [examples]: tokens of each example; mapped, not read."""
+        return self._index["num_tokens"]
 
-    @cached_property
+    @property
     def num_loss_tokens(self) -> np.ndarray:
-        """int64 [examples]: trained tokens of each example, as `Example.num_loss_tokens`."""
-        return self.lengths - np.maximum(self._index["num_prompt_tokens"], 1)
+        """int32 [examples]: trained tokens of each example; mapped, not read."""
+        return self._index["num_loss_tokens"]
 
-    @cached_property
-    def prompt_hashes(self) -> frozenset[int]:
-        """`tokenization.hash_prompt` of every prompt."""
-        return frozenset(self._index["prompt_hash"].tolist())
+    def has_prompt(self, prompt_hash: int) -> bool:
+        """Whether a line's prompt has this `tokenization.hash_prompt`."""
+        wanted = np.uint64(prompt_hash)
+        at = int(np.searchsorted(self._prompt_hashes, wanted))
+        return at < len(self._prompt_hashes) and bool(self._prompt_hashes[at] == wanted)
+
+    def games(self) -> list[str]:
+        """Key of every game, read now."""
+        return json.loads((self.directory / "games.json").read_text())
+
+    def index_blocks(self, num_rows: int) -> Iterator[np.ndarray]:
+        """The index (`tokenization.INDEX_DTYPE`) from first to last, `num_rows` at a time; read, not mapped."""
+        with (self.directory / "index.bin").open("rb") as file:
+            while len(rows := np.fromfile(file, dtype=INDEX_DTYPE, count=num_rows)):
+                yield rows
 
     def place(self, example: int) -> str:
         """file:line the example came from."""
         return f"{self.meta['files'][self._index['file'][example]]}:{self._index['line'][example]}"
-
-    def all_examples(self) -> np.ndarray:
-        """Every id."""
-        return np.arange(len(self))
-
-    def split(self, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of (training, held-out) examples, by whole games. See `splits.held_out_games`."""
-        held_out = held_out_games(self.meta["games"], held_out_share, seed)
-        is_held_out = np.array([game in held_out for game in self.meta["games"]])[self._index["game"]]
-        return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-
-    def not_longer_than(self, examples: np.ndarray, sequence_length: int, bad_lines: str) -> np.ndarray:
-        """The ids among `examples` of at most so many tokens. Raises InputError for a longer one, unless
-        `bad_lines` is "skip", and if none is left."""
-        is_long = self.lengths[examples] > sequence_length
-        if is_long.any() and bad_lines == "stop":
-            first = int(examples[is_long][0])
-            raise InputError(
-                f"{self.place(first)}: {self.lengths[first]} tokens, more than --sequence-length {sequence_length} "
-                f"({is_long.sum()} of {len(examples)} lines are; --bad-lines skip leaves them out)"
-            )
-        if is_long.all():
-            raise InputError(f"no example has at most --sequence-length {sequence_length} tokens")
-        return examples[~is_long]
 
 
 def open_dataset(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snake_dist.data.batching import ExampleStream, accumulation_steps, micro_batches, num_steps_for
+from snake_dist.data import batching
+from snake_dist.data.batching import ExampleStream, accumulation_steps, micro_batches, num_steps_for, shuffled
 from snake_dist.errors import InputError
 
 
@@ -31,6 +32,33 @@ def test_a_step_is_a_function_of_seed_and_step_alone():
         assert stream(10, 3, 4).step_examples(step).tolist() == in_order[step]
     assert stream(10, 3, 4, seed=1).step_examples(0).tolist() != in_order[0]
     assert in_order[0] != in_order[2][2:] + in_order[3][:2]  # the second epoch has an order of its own
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 5))
+def test_an_order_without_a_table_is_a_permutation(num_examples, seed, epoch):
+    assert sorted(shuffled(np.arange(num_examples), num_examples, seed, epoch)) == list(range(num_examples))
+
+
+def test_an_order_without_a_table_is_shuffled():
+    size = 40_000
+    orders = [shuffled(np.arange(size), size, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        # Neighbours are as far apart as two random positions, a third of the range, and stand as often in any tenth.
+        assert abs(np.diff(order)).mean() == pytest.approx(size / 3, rel=0.03)
+        assert np.corrcoef(np.arange(size), order)[0, 1] == pytest.approx(0, abs=0.02)
+        table, *_ = np.histogram2d(np.arange(size), order, bins=10)
+        assert ((table - size / 100) ** 2 / (size / 100)).sum() < 145  # chi-squared, 81 degrees: p > 1e-5
+    assert (orders[0] == orders[1]).sum() < 10
+    assert (orders[0] == orders[2]).sum() < 10
+
+
+def test_a_long_stream_shows_every_example_once_an_epoch(monkeypatch):
+    monkeypatch.setattr(batching, "LONGEST_TABLE", 20)
+    shown = stream(37, 2, 8)
+    seen = np.concatenate([shown.step_examples(step) for step in range(10)])
+    assert len(seen) == 74
+    assert sorted(seen[:37]) == sorted(seen[37:]) == list(range(100, 137))
+    assert seen[:37].tolist() != seen[37:].tolist()
 
 
 @given(

@@ -60,7 +60,8 @@ def step_collectives(model: ModelSizes, setup: Setup, accumulation: int = 1) -> 
     rounds = 1 if setup.stage == 1 else accumulation
     if setup.stage < 3:
         return [
-            Collective("gradients", "all-reduce", adapter * rounds, num_buckets * rounds),
+            # To the rank that owns each, by one reduce per owner: together a reduce-scatter.
+            Collective("gradients", "reduce-scatter", adapter * rounds, (num_buckets + setup.num_ranks - 1) * rounds),
             Collective("updated adapter", "all-gather", adapter, 1),
         ]
     num_matrices = model.num_layers * len(model.linears) + 2

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from snake_dist.data import selection
+from snake_dist.data.batching import ExampleStream
+from snake_dist.data.dataset import TokenizedDataset, open_dataset
+from snake_dist.data.selection import Split, select
+from snake_dist.data.tokenization import INDEX_DTYPE
+from snake_dist.errors import InputError
+from snake_dist.model.base import load_tokenizer
+from tests.tiny_models import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(str(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+
+
+@pytest.fixture
+def dataset(tmp_path, tokenizer, monkeypatch):
+    """10 games of 3 lines, each longer than the one before it, chosen from 7 lines at a time."""
+    monkeypatch.setattr(selection, "_BLOCK_ROWS", 7)
+    path = tmp_path / "a.jsonl"
+    lines = [
+        {"prompt": f"head {game}{step}", "completion": f"Move: UP {'x' * step}", "game_id": game}
+        for game in range(10)
+        for step in range(3)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return open_dataset((str(path),), tokenizer, bad_lines="stop", for_training=True, cache=tmp_path / "cache")
+
+
+def test_a_split_is_by_game_and_counted(dataset):
+    train, held_out = select(dataset, 1024, "stop", Split(0.25, seed=0))
+    assert sorted([*train.ids, *held_out.ids]) == list(range(30))
+    assert len(held_out.ids) == 9  # 3 of 10 games
+    assert {i // 3 for i in train.ids}.isdisjoint({i // 3 for i in held_out.ids})
+    for part in (train, held_out):
+        examples = [dataset[i] for i in part.ids]
+        assert part.num_tokens == sum(len(example.input_ids) for example in examples)
+        assert part.num_loss_tokens == sum(example.num_loss_tokens for example in examples)
+        assert part.longest_completion == max(example.num_loss_tokens for example in examples)
+        assert part.digest == f"{len(part.ids)} of sha256 {hashlib.sha256(part.ids.tobytes()).hexdigest()[:8]}"
+    other = select(dataset, 1024, "stop", Split(0.25, seed=1))[1]
+    assert other.digest != held_out.digest
+    (everything,) = select(dataset, 1024, "stop")
+    assert everything.ids.tolist() == list(range(30))
+
+
+def test_a_choice_is_made_once(dataset, monkeypatch):
+    first = select(dataset, 1024, "stop", Split(0.25, seed=0))
+    monkeypatch.setattr(selection, "_write", lambda *_: 1 / 0)
+    again = select(dataset, 1024, "stop", Split(0.25, seed=0))
+    assert [part.digest for part in again] == [part.digest for part in first]
+    with pytest.raises(ZeroDivisionError):
+        select(dataset, 1023, "stop", Split(0.25, seed=0))
+
+
+def test_over_long_examples_stop_or_are_left_out(dataset):
+    limit = int(dataset.lengths[1])
+    with pytest.raises(InputError, match=rf"a\.jsonl:3: {limit + 1} tokens.*--sequence-length {limit} \(10 of 30"):
+        select(dataset, limit, "stop")
+    (kept,) = select(dataset, limit, "skip")
+    assert kept.ids.tolist() == [i for i in range(30) if i % 3 < 2]
+    with pytest.raises(InputError, match="no example"):
+        select(dataset, 3, "skip")
+    assert not list(dataset.directory.glob(".*"))  # nothing half-written stays
+
+
+def fabricated(directory, num_lines):
+    """A tokenized data set of games of 40 lines of 10 tokens, 5 of them trained, that nobody tokenized."""
+    directory.mkdir()
+    np.zeros(10 * num_lines, dtype=np.uint32).tofile(directory / "tokens.bin")
+    index = np.zeros(num_lines, dtype=INDEX_DTYPE)
+    index["end"] = 10 * np.arange(1, num_lines + 1)
+    index["num_tokens"], index["num_prompt_tokens"], index["num_loss_tokens"] = 10, 5, 5
+    index["game"] = np.arange(num_lines) // 40
+    index.tofile(directory / "index.bin")
+    np.arange(0, 2 * num_lines, 2, dtype=np.uint64).tofile(directory / "prompt_hashes.bin")
+    (directory / "games.json").write_text(json.dumps([f"a#{game}" for game in range(num_lines // 40)]))
+    (directory / "meta.json").write_text(json.dumps({"num_examples": num_lines, "files": ["a"]}))
+    return directory
+
+
+def start_memory(directory):
+    """(bytes allocated at most by a first start, by a later one)."""
+
+    def start():
+        dataset = TokenizedDataset(directory)
+        train, held_out = select(dataset, 1024, "stop", Split(0.05, seed=0))
+        stream = ExampleStream(train.ids, 0, 8, 10 * len(train.ids))
+        for step in range(3):
+            ids = stream.step_examples(step)
+            assert dataset.lengths[ids].sum() == 80
+            assert [len(dataset[i].input_ids) for i in ids] == [10] * 8
+        assert dataset.has_prompt(4)
+        assert not dataset.has_prompt(5)
+        assert not set(ids) & set(held_out.ids[:100])
+
+    peaks = []
+    for _ in range(2):
+        tracemalloc.start()
+        start()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return peaks
+
+
+def test_memory_of_a_start_does_not_grow_with_the_number_of_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("snake_dist.data.batching.LONGEST_TABLE", 1000)
+    small = start_memory(fabricated(tmp_path / "small", 40_000))
+    large = start_memory(fabricated(tmp_path / "large", 1_200_000))
+    # The first start reads the keys of the games: about 330 bytes for each; a later one nothing.
+    assert large[0] - small[0] < 500 * (1_200_000 - 40_000) / 40
+    assert large[1] - small[1] < 100_000
+    assert large[1] < 1_000_000
