@@ -122,11 +122,13 @@ def test_16_a_port_in_use_fails_in_seconds(tmp_path, llama_dir, data):
 CANARY = "c4nary" + "0123456789abcdef" * 2 + "XY"
 
 
-def hanging_wandb(port: int, key: str) -> None:
-    """An account whose server takes connections and never answers, and half the patience."""
+def wandb_account(port: int, key: str | None) -> None:
+    """A server at `port`, a key or none, and half the patience."""
     from snake_dist.training import wandb_log
 
-    os.environ.update(WANDB_API_KEY=key, WANDB_BASE_URL=f"http://127.0.0.1:{port}", SECRET_TOKEN=key)
+    os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{port}")
+    if key is not None:
+        os.environ.update(WANDB_API_KEY=key, SECRET_TOKEN=key)
     wandb_log.WandbLog.close.__defaults__ = (3.0,)
 
 
@@ -136,7 +138,7 @@ def test_17_and_21_a_wandb_that_hangs_with_a_key_that_must_not_leak(tmp_path, ll
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        fault = (0, hanging_wandb, (silent.getsockname()[1], CANARY))
+        fault = (0, wandb_account, (silent.getsockname()[1], CANARY))
         flags = flags_of(llama_dir, data, run, wandb_mode="auto")
         done = launch(flags, 2, tmp_path / "logs", [fault])
     assert done.codes == [0, 0], done.printed()
@@ -145,6 +147,17 @@ def test_17_and_21_a_wandb_that_hangs_with_a_key_that_must_not_leak(tmp_path, ll
     assert leaks == []
     assert not list(tmp_path.rglob("pwned"))
     assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+@pytest.mark.parametrize(("mode", "key"), [("online", CANARY), ("auto", None)], ids=["down", "no key"])
+def test_17_a_wandb_that_is_down_or_has_no_key(tmp_path, llama_dir, data, oracle, mode, key):
+    """Ranks have no terminal here either."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        fault = (0, wandb_account, (taken.getsockname()[1], key))
+        done = launch(flags_of(llama_dir, data, tmp_path / "run", wandb_mode=mode), 2, tmp_path / "logs", [fault])
+    assert done.codes == [0, 0], done.printed()
+    check_equal(tmp_path / "run", oracle / "run")
 
 
 def test_19_out_of_memory_on_one_rank(tmp_path, llama_dir, data):

@@ -135,6 +135,16 @@ def test_killed_before_its_first_checkpoint_it_starts_again(tmp_path, llama_dir,
     assert status_of(run)["restarts_without_progress"] == 1
 
 
+def test_a_new_directory_goes_on_from_a_checkpoint_of_another(tmp_path, llama_dir, data, oracle):
+    checkpoint = oracle / "run/checkpoints/step-00000004"
+    run = tmp_path / "run"
+    done = launch(flags_of(llama_dir, data, run, resume=checkpoint), 2, tmp_path / "logs")
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
+    assert checkpoint_steps(run) == [6, 8]
+    assert checkpoint_steps(oracle / "run") == [4, 6, 8]
+
+
 @pytest.mark.parametrize(
     "adapter",
     ["adalora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pissa", "dora", "qlora"))],

@@ -14,7 +14,7 @@ from tests.faults.checks import adapter_hash, checkpoint_steps, status_of
 from tests.faults.ranks import Ranks, flags_of
 from tests.runs import logged
 
-NUM_KILLS, NUM_STEPS = 30, 60
+NUM_KILLS, NUM_STEPS = 30, 120
 
 
 def slow_steps(seconds: float) -> None:
