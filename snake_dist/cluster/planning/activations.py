@@ -10,7 +10,10 @@ from snake_dist.cluster.planning.shapes import FP32, MicroBatch, ModelSizes, Set
 
 
 def norm(model: ModelSizes, setup: Setup) -> float:
-    """One norm of the whole width. RMSNorm: its input in fp32 and 1/rms. LayerNorm: its input, mean and 1/std."""
+    """One norm of the whole width. RMSNorm: its input, in fp32 unless it is this package's, and 1/rms. LayerNorm: its
+    input, mean and 1/std."""
+    if model.norm == "rms" and setup.fast and model.own_norms:
+        return setup.element * model.hidden_size + FP32
     if model.norm == "rms":
         return FP32 * model.hidden_size + FP32
     return setup.element * model.hidden_size + 2 * FP32
@@ -20,14 +23,16 @@ def adapter_inputs(model: ModelSizes, setup: Setup) -> float:
     """Inputs of lora_A, low-rank activations and dropout masks (CUDA's have a byte an element, PyTorch's on a CPU c).
     A frozen matrix keeps nothing, but under ZeRO-3, where DeepSpeed's linear keeps its input."""
     c, total = setup.element, 0.0
-    mask = 0 if not setup.dropout else c if setup.on_cpu else 1
+    is_fast = setup.fast and model.plain_lora and not setup.nf4
+    mask = 0 if not setup.dropout else c if setup.on_cpu and not is_fast else 1
     for linear in model.linears:
         plain_input = 0 if linear.shares_input else c * linear.inputs
         if linear.adapted:
             total += c * model.rank
-            total += linear.inputs * (mask + c) if setup.dropout else plain_input
-            # DoRA scales the products: base and low-rank output are both needed for the magnitude's gradient.
-            total += 2 * c * linear.outputs if model.dora else 0
+            # The fast path draws one mask for all matrices that read the same input.
+            is_shared = linear.shares_input and (is_fast or not setup.dropout)
+            total += 0 if is_shared else linear.inputs * (mask + c)
+            total += model.kept_outputs * c * linear.outputs
         if setup.stage == 3 and (setup.dropout or not linear.adapted):
             total += plain_input
     return total
@@ -39,7 +44,12 @@ def attention(model: ModelSizes, setup: Setup, length: int) -> float:
     c = setup.element
     kept = 4.0 * c * model.attention_size
     if model.normed_heads:
-        kept += FP32 * (model.attention_size + model.key_value_size)
+        kept += (c if setup.fast and model.own_norms else FP32) * (model.attention_size + model.key_value_size)
+    if model.packs and setup.on_cpu:
+        # This package's own kernel: keys are not repeated, maxima and sums are kept, the weights of short examples.
+        weights = min(length, length / 2 + 64) if length <= 512 else 0
+        own = 2 * c * (model.attention_size + model.key_value_size)
+        return kept - 4 * c * model.attention_size + own + model.num_heads * (2 * FP32 + c * weights)
     if model.packs:
         return kept + FP32 * model.num_heads
     return kept + model.num_heads * length * (FP32 + (c if c < FP32 else 0))
@@ -56,9 +66,15 @@ def layer_bytes(model: ModelSizes, setup: Setup, length: int) -> float:
     return 2 * norm(model, setup) + adapter_inputs(model, setup) + attention(model, setup, length) + mlp(model, setup)
 
 
-def logit_bytes(setup: Setup) -> int:
-    """Per logit at the loss's backward: the logits, the fp32 log-probabilities, their gradient and the logits'."""
-    return setup.element + 3 * FP32
+def loss_temporaries(setup: Setup, num_logits: float) -> float:
+    """The loss works on so many logits at a time, in fp32 twice (training/cross_entropy), in place otherwise."""
+    return 2 * FP32 * min(num_logits, float(1 << 19 if setup.on_cpu else 1 << 26))
+
+
+def norm_gradient(model: ModelSizes, setup: Setup) -> float:
+    """Temporaries of an RMSNorm's backward pass: five fp32 tensors of its width, or three and one in the dtype."""
+    width = model.hidden_size
+    return (3 * FP32 + setup.element) * width if setup.fast and model.own_norms else 5 * FP32 * width
 
 
 def step_bytes(model: ModelSizes, setup: Setup, batch: MicroBatch) -> dict[str, float]:
@@ -80,8 +96,8 @@ def step_bytes(model: ModelSizes, setup: Setup, batch: MicroBatch) -> dict[str, 
     weight = c * model.largest_matrix if setup.nf4 else 0
     recomputed = layer if setup.gradient_checkpointing else 0
     moments = [
-        {"activations": kept, "logits": num_logits * logit_bytes(setup), "temporaries": 0.0},
-        {"activations": kept, "logits": num_logits * c, "temporaries": 5 * FP32 * hidden * tokens},
+        {"activations": kept, "logits": num_logits * c, "temporaries": loss_temporaries(setup, num_logits)},
+        {"activations": kept, "logits": num_logits * c, "temporaries": norm_gradient(model, setup) * tokens},
         {
             "activations": kept - last_norm + recomputed,
             "logits": num_logits * c,

@@ -53,7 +53,13 @@ class ModelSizes:
     num_trainable: int
     rank: int
     """Rank of the adapter."""
-    dora: bool = False
+    kept_outputs: int = 0
+    """Tensors of its output's width that an adapted matrix keeps: DoRA 2, for its magnitude's gradient; AdaLoRA 1,
+    for that of its number of ranks, which PEFT leaves trainable."""
+    own_norms: bool = True
+    """Whether its RMSNorms are of the kind that this package has an operation for (Llama's; not Gemma's)."""
+    plain_lora: bool = True
+    """Whether the adapter computes W x + B A x and no more (lora, rslora, pissa): then it has a fast path."""
     normed_heads: bool = False
     """Whether queries and keys are normed too, head by head (Qwen3)."""
     tied: bool = False
@@ -131,6 +137,8 @@ class Setup:
     """Ranks on CPUs: their kernels keep other tensors, and an untouched buffer takes no memory."""
     dropout: float = 0.0
     """Of the adapter; greater than 0 keeps masks and dropped inputs."""
+    own_operations: bool = True
+    """Whether norms and plain LoRA layers run this package's operations, which keep less; at stage 3 they never do."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     offload_parameters: bool = False
@@ -147,6 +155,10 @@ class Setup:
     prefetch_bucket: int = 50_000_000
     persistence_threshold: int = 100_000
     """ZeRO-3 leaves parameters with fewer elements whole on every rank."""
+
+    @property
+    def fast(self) -> bool:
+        return self.own_operations and self.stage < 3
 
     @property
     def element(self) -> int:

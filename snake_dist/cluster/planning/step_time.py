@@ -21,6 +21,8 @@ class Speed:
     efficiency: float
     """Share of it that a training step reaches, 0 to 1."""
     links: Links
+    tokens_per_s: float | None = None
+    """Measured rate of one rank, computing only; takes the place of `flops` and `efficiency`."""
     disk_bytes_per_s: float = 1e9
     """Of the shared file system that rank 0 saves to."""
     data_s: float = 0.002
@@ -86,8 +88,12 @@ def step_time(
             gathers += took
     # A checkpoint holds adapter, fp32 masters and both moments.
     saved = model.num_trainable * (setup.element + 12)
+    if speed.tokens_per_s is None:
+        micro_batch_s = micro_batch_flops(model, setup, batch) / (speed.flops * speed.efficiency)
+    else:
+        micro_batch_s = batch.tokens / speed.tokens_per_s
     return StepTime(
-        compute=accumulation * micro_batch_flops(model, setup, batch) / (speed.flops * speed.efficiency),
+        compute=accumulation * micro_batch_s,
         gathers=gathers,
         reduction=reduction,
         checkpoint=saved / speed.disk_bytes_per_s / save_every if save_every else 0.0,
