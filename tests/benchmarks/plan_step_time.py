@@ -87,24 +87,23 @@ def predicted(name: str, model: ModelSizes, reference: float, per_byte: float) -
 
 
 def main() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     from snake_dist.model.adapters import AdapterConfig
     from snake_dist.model.base import ModelConfig
     from snake_dist.plan_sizes import describe_model
-    from tests.ranks import run_on_ranks
+    from tests import ranks as rank_runner
 
-    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor() as pool:
+    rank_runner.TIMEOUT_S = 1800.0  # a busy machine takes its time
+
+    with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         argvs = {name: argv_of(name, root) for name in VARIANTS}
         model_dir = argvs["one rank, 4 x 128"][1]
         model = describe_model(ModelConfig(base_model=model_dir), AdapterConfig(rank=16))
         worlds = {ranks: [name for name in VARIANTS if VARIANTS[name][0] == ranks] for ranks in (1, 2)}
-        running = {
-            ranks: pool.submit(run_on_ranks, time_steps, ranks, [argvs[name] for name in names])
+        found = {
+            ranks: rank_runner.run_on_ranks(time_steps, ranks, [argvs[name] for name in names])[0]
             for ranks, names in worlds.items()
         }
-        found = {ranks: future.result()[0] for ranks, future in running.items()}
     measured = {
         name: seconds
         for ranks, names in worlds.items()
