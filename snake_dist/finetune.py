@@ -33,7 +33,7 @@ from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
-from snake_dist.model.dropout import use_cpu_dropout
+from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
@@ -219,8 +219,7 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     collate = pack if use_packed_attention(model) else pad
     torch.manual_seed(config.training.seed)
     model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
-    if device.type == "cpu":
-        use_cpu_dropout(model)
+    use_shared_dropout(model)
     if zero_stage(run.ds_config) < 3:
         use_fast_ops(model)
     if config.model.gradient_checkpointing:

@@ -40,32 +40,33 @@ class SharedDropout:
         return dropped, kept
 
 
-class CpuDropout(torch.nn.Module):
-    """Inverted dropout (Srivastava et al., JMLR 15, 2014) at `true_rate(p)`.
+class LoraDropout(torch.nn.Module):
+    """Inverted dropout (Srivastava et al., JMLR 15, 2014) at `true_rate(p)`, with the masks of `masks`."""
 
-    Each mask is a function of PyTorch's generator, so seeds and recomputation (gradient checkpointing) work
-    as with torch.nn.Dropout.
-    """
-
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, masks: SharedDropout) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.masks = p, masks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x with a share `true_rate(p)` of its elements set to 0 and the others scaled up; x itself in eval mode."""
         if not self.training:
             return x
-        return x * as_factor(keep_mask(x, self.p), x.dtype).mul_(1 / (1 - true_rate(self.p)))
+        _, kept = self.masks(x, self.p)
+        return x * as_factor(kept, x.dtype).mul_(1 / (1 - true_rate(self.p)))
 
 
-def use_cpu_dropout(model: torch.nn.Module) -> None:
-    """Replace the torch.nn.Dropout of every LoRA layer of `model` in place."""
+def use_shared_dropout(model: torch.nn.Module) -> None:
+    """Replace the torch.nn.Dropout of every LoRA layer of `model` in place.
+
+    Whichever way a layer is computed, it then draws the same masks: by PEFT (ZeRO-3) or by `frozen_ops`.
+    """
+    masks = SharedDropout()
     for module in model.modules():
         dropouts = getattr(module, "lora_dropout", None)
         if isinstance(dropouts, torch.nn.ModuleDict):
             for name, dropout in dropouts.items():
                 if isinstance(dropout, torch.nn.Dropout):
-                    dropouts[name] = CpuDropout(dropout.p)
+                    dropouts[name] = LoraDropout(dropout.p, masks)
 
 
 def true_rate(rate: float) -> float:

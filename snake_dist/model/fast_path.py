@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.model.dropout import SharedDropout, true_rate
+from snake_dist.model.dropout import LoraDropout, true_rate
 from snake_dist.model.frozen_ops import LoraLinear, RMSNorm
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ def use_fast_ops(model: PeftModel) -> dict[str, int]:
     """Replace the forward pass of RMSNorm and plain LoRA layers of `model` in place; how many of each.
 
     Modules keep their parameters, names and hooks. What is not known to be the same is left as it is: norms that
-    compute something else, quantized bases, DoRA, layers with several adapters.
+    compute something else, quantized bases, DoRA, layers with several adapters, dropout of another kind than
+    `use_shared_dropout` puts there.
     """
     from peft.tuners.lora import Linear as LoraLayer
 
-    dropout = SharedDropout()
     counts = {"rms_norm": 0, "lora_linear": 0}
     for module in model.modules():
         if _is_rms_norm(module):
             module.forward = partial(_rms_norm, module)
             counts["rms_norm"] += 1
         elif isinstance(module, LoraLayer) and _is_plain_lora(module):
-            module.forward = partial(_lora_linear, module, dropout, module.forward)
+            module.forward = partial(_lora_linear, module, module.forward)
             counts["lora_linear"] += 1
     return counts
 
@@ -62,20 +62,19 @@ def _is_plain_lora(layer: Any) -> bool:
         and not layer.merged
         and not layer.lora_variant
         and not layer.lora_bias["default"]
+        and isinstance(layer.lora_dropout["default"], (torch.nn.Identity, LoraDropout))
         and base.weight.dtype == layer.lora_A["default"].weight.dtype
     )
 
 
-def _lora_linear(
-    layer: Any, dropout: SharedDropout, own_forward: Callable[..., torch.Tensor], x: torch.Tensor, **options: Any
-) -> torch.Tensor:
+def _lora_linear(layer: Any, own_forward: Callable[..., torch.Tensor], x: torch.Tensor, **options: Any) -> torch.Tensor:
     if layer.disable_adapters or layer.merged or options:
         return own_forward(x, **options)
     base, scaling = layer.get_base_layer(), layer.scaling["default"]
-    rate = getattr(layer.lora_dropout["default"], "p", 0.0)
+    dropout = layer.lora_dropout["default"]
     dropped, kept = x, None
-    if layer.training and rate:
-        dropped, kept = dropout(x, rate)
-        scaling /= 1 - true_rate(rate)
+    if layer.training and isinstance(dropout, LoraDropout):
+        dropped, kept = dropout.masks(x, dropout.p)
+        scaling /= 1 - true_rate(dropout.p)
     lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     return LoraLinear.apply(x, base.weight, base.bias, lora_a, lora_b, dropped, kept, scaling)

@@ -58,7 +58,7 @@ def test_every_adapter_starts_as_the_base(llama_dir, adapter):
     with torch.inference_mode():
         expected = base(tokens).logits
         adapted = attach(base, AdapterConfig(adapter=adapter), num_steps=10).eval()
-        assert torch.allclose(adapted(tokens).logits, expected, atol=1e-5)
+        assert (adapted(tokens).logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_rank_schedule_leaves_room_for_a_decision_in_the_shortest_run():

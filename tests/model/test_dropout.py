@@ -5,42 +5,42 @@ import torch
 
 from snake_dist.model.adapters import AdapterConfig, attach
 from snake_dist.model.base import load_base
-from snake_dist.model.dropout import CpuDropout, SharedDropout, as_factor, keep_mask, true_rate, use_cpu_dropout
+from snake_dist.model.dropout import LoraDropout, SharedDropout, as_factor, keep_mask, true_rate, use_shared_dropout
 
 
 @pytest.mark.parametrize("p", [0.02, 0.5])
 def test_it_is_inverted_dropout(p):
     x = torch.ones(1000, 100)
-    dropped = CpuDropout(p)(x)
+    dropped = LoraDropout(p, SharedDropout())(x)
     share = (dropped == 0).float().mean().item()
     true = true_rate(p)
     assert true == pytest.approx(p, abs=1 / 512)
     assert share == pytest.approx(true, abs=4 * (true * (1 - true) / x.numel()) ** 0.5)
     assert dropped[dropped != 0].unique().numel() == 1
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(CpuDropout(p).eval()(x), x)
+    assert torch.equal(LoraDropout(p, SharedDropout()).eval()(x), x)
 
 
 def test_torchs_seed_decides_and_every_call_draws_anew():
-    x, dropout = torch.ones(50, 50), CpuDropout(0.5)
+    x, dropout = torch.ones(50, 50), LoraDropout(0.5, SharedDropout())
     torch.manual_seed(1)
-    first, second = dropout(x), dropout(x)
+    first, second = dropout(x), dropout(x.clone())
     torch.manual_seed(1)
-    assert torch.equal(dropout(x), first)
+    assert torch.equal(dropout(x.clone()), first)
     assert not torch.equal(first, second)
 
 
 def test_gradients_pass_where_values_do():
     x = torch.ones(50, 50, requires_grad=True)
-    dropped = CpuDropout(0.5)(x)
+    dropped = LoraDropout(0.5, SharedDropout())(x)
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped.detach())
 
 
 def test_every_adapted_layer_gets_it(llama_dir):
     model = attach(load_base(str(llama_dir), "float32"), AdapterConfig(dropout=0.3))
-    use_cpu_dropout(model)
-    kinds = [module for module in model.modules() if isinstance(module, CpuDropout)]
+    use_shared_dropout(model)
+    kinds = [module for module in model.modules() if isinstance(module, LoraDropout)]
     assert len(kinds) == 14
     assert all(module.p == 0.3 for module in kinds)
 

@@ -7,6 +7,7 @@ import torch
 
 from snake_dist.model.adapters import AdapterConfig, attach
 from snake_dist.model.base import load_base
+from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from tests.tiny_models import tiny_model
 
@@ -56,7 +57,9 @@ def test_dropout_keeps_the_expected_output_and_is_off_in_evaluation(llama_dir):
     plain = adapted(llama_dir)
     use_fast_ops(plain)
     dropping = adapted(llama_dir, dropout=0.5)
-    use_fast_ops(dropping)
+    assert use_fast_ops(dropping)["lora_linear"] == 0  # PyTorch's own dropout draws other masks
+    use_shared_dropout(dropping)
+    assert use_fast_ops(dropping)["lora_linear"] == 14
     layers = [
         dict(model.named_modules())["base_model.model.model.layers.0.mlp.down_proj"] for model in (plain, dropping)
     ]
@@ -73,6 +76,21 @@ def test_dropout_keeps_the_expected_output_and_is_off_in_evaluation(llama_dir):
         assert ((values.mean(dim=0) - mean).abs() < 5 * values.std(dim=0) / len(values) ** 0.5 + 1e-5).all()
     with torch.no_grad():
         assert torch.equal(layers[1].eval()(x), layers[0].eval()(x))
+
+
+def test_masks_are_the_same_as_in_pefts_own_layers(llama_dir):
+    """So a run may go from ZeRO-3, which computes LoRA by PEFT, to another stage and back."""
+    slow, fast = (adapted(llama_dir, dropout=0.5) for _ in range(2))
+    for model in (slow, fast):
+        use_shared_dropout(model)
+    use_fast_ops(fast)
+    torch.manual_seed(1)
+    expected, expected_logits = gradients(slow)
+    torch.manual_seed(1)
+    found, logits = gradients(fast)
+    assert torch.allclose(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max(), name
 
 
 def test_other_adapters_and_norms_are_left_alone(llama_dir, tmp_path):
