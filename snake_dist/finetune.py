@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
-import shutil
-import warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from snake_dist.checkpoint.adapter import gather_adapter, prove_adapter, save_adapter
 from snake_dist.checkpoint.publish import write_json_atomically
@@ -22,21 +17,15 @@ from snake_dist.checkpoint.run_dir import METRICS, read_status
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
 from snake_dist.data.packing import pack, pad
-from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
-from snake_dist.evaluation.episodes import game_seeds
-from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
-from snake_dist.evaluation.page import write_page
-from snake_dist.evaluation.players import adapter_identity, load_model_players
-from snake_dist.evaluation.report import flatten, write_report
-from snake_dist.game.board import State
-from snake_dist.game.text import render_prompt
+from snake_dist.evaluation.report import flatten
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
+from snake_dist.run_judge import judge_run, write_run_report
 from snake_dist.session import Session, Stopped
 from snake_dist.summary import adapter_metadata, model_card, render_summary, software_versions
 from snake_dist.training.ds_config import zero_stage
@@ -52,7 +41,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER_DIR = Path("lora_adapters/model_artifacts")
-REPORT_DIR = "report"
 
 
 def finetune(config: RunConfig) -> dict[str, Any]:
@@ -61,7 +49,7 @@ def finetune(config: RunConfig) -> dict[str, Any]:
     SIGTERM and SIGUSR1 to any rank save a checkpoint and end the run at the step's end; the summary then has
     "stopped_at_step". Raises InputError, on all ranks alike, for whatever the user can mend.
     """
-    _quieten()
+    base.quieten_libraries()
     world = world_from_environment()
     stop = StopFlag()
     stop.install()
@@ -116,7 +104,7 @@ def _run_session(run: Run, session: Session) -> dict[str, Any]:
             metrics = train_and_save(run, summary, session)
             gc.collect()  # the judge loads everything afresh
             if run.config.play.play_games and run.board.style:
-                summary["play"] = _judge(run, session)
+                summary["play"] = judge_run(run, run.output_dir / ADAPTER_DIR, session)
             else:
                 no_style = "the prompts are of no known style; --style would say which"
                 summary["why_no_games"] = "--play-games 0" if run.board.style else no_style
@@ -125,7 +113,7 @@ def _run_session(run: Run, session: Session) -> dict[str, Any]:
         if metrics is not None:
             metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
             if "play" in summary:
-                page = _report(run, summary["play"])
+                page = write_run_report(run, summary["play"])
                 metrics.log_page(run.num_steps, page)
                 summary["report"] = str(page)
             write_json_atomically(run.output_dir / "summary.json", summary)
@@ -310,61 +298,3 @@ def _open_metrics(run: Run, summary: dict[str, Any], session: Session) -> Metric
             },
         )
     return metrics
-
-
-def _judged_games(run: Run) -> Games:
-    play, board = run.config.play, run.board
-    return Games(board.grid_size, board.mode, game_seeds(play.play_games), play.play_max_steps)
-
-
-def _report(run: Run, play: dict[str, Any]) -> Path:
-    """Write the report beside summary.json; returns its page."""
-    write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
-    return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
-
-
-def _judge(run: Run, session: Session) -> dict[str, Any]:
-    """Play the games; the decoding is spread over all ranks, the results are the same on each."""
-    world, board = run.world, run.board
-    loaded = load_model_players(
-        run.output_dir / ADAPTER_DIR,
-        base.device_for(world.local_rank),
-        trust_remote_code=run.config.model.trust_remote_code,
-    )
-    if world.is_main:
-        # Logs of a judge that was stopped: only this rank knows them, and all ranks must play the same games.
-        shutil.rmtree(run.output_dir / REPORT_DIR, ignore_errors=True)
-    spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
-    games = _judged_games(run)
-
-    def is_trained(state: State) -> bool:
-        return run.data.dataset.has_prompt(hash_prompt(render_prompt(state, str(board.style))))
-
-    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
-        done = dict.fromkeys(spread, 0)
-
-        def on_progress(name: str, finished: int, replies: int) -> None:
-            done[name] = finished
-            bar.update(sum(done.values()) - bar.n)
-            bar.set_postfix_str(f"{name}, {replies} moves")
-
-        return judge(
-            spread,
-            games,
-            identities={"base": run.base_location, "adapter": adapter_identity(run.output_dir / ADAPTER_DIR)},
-            is_trained=is_trained,
-            on_progress=on_progress,
-            log_directory=run.output_dir / REPORT_DIR / "games" if world.is_main else None,
-        )
-
-
-def _quieten() -> None:
-    """Leave the terminal to the run's own lines: libraries say errors only."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    for library in ("bitsandbytes", "DeepSpeed"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    # What the libraries say of each other's futures is not for the users of this one.
-    warnings.simplefilter("ignore", FutureWarning)

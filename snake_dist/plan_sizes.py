@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,9 +23,7 @@ def describe_model(model_config: base.ModelConfig, adapter: adapters.AdapterConf
     """Sizes of a base model with its adapter, from its configuration alone. Raises InputError."""
     import transformers
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    warnings.simplefilter("ignore", FutureWarning)
+    base.quieten_libraries()
     remote_code = model_config.trust_remote_code
     location = base.find_base(model_config)
     config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=remote_code)

@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import platformdirs
-
 from snake_dist.cluster.world import World, agree
-from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, open_dataset
+from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
 from snake_dist.data.generation import GenerationConfig, generate
 from snake_dist.data.records import read_records, resolve_paths
 from snake_dist.data.selection import Selection, Split, select
@@ -148,7 +146,7 @@ def prepare_data(
         open_dataset,
         tokenizer=tokenizer,
         bad_lines=config.data.bad_lines,
-        cache=platformdirs.user_cache_path("snake_dist") / "datasets",
+        cache=dataset_cache(),
     )
 
     def prepare() -> RunData:

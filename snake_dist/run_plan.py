@@ -7,15 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from snake_dist.cluster.planning.choice import Choice, recommend
 from snake_dist.cluster.planning.communication import Links
 from snake_dist.cluster.planning.memory import rank_memory
 from snake_dist.cluster.planning.shapes import MicroBatch, ModelSizes, Setup
 from snake_dist.cluster.planning.step_time import Speed
 from snake_dist.data.batching import accumulation_steps
-from snake_dist.data.dataset import open_dataset
+from snake_dist.data.dataset import dataset_cache, open_dataset
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.plan_sizes import describe_model
@@ -169,8 +167,9 @@ def make_plan(flags: Plan) -> Planned:
 def measure_data(flags: Plan) -> tuple[int, int, float, int]:
     """(tokens of the longest example, of the average one, trained share, number) of --data. Raises InputError."""
     tokenizer = base.load_tokenizer(base.find_base(flags.model), trust_remote_code=flags.model.trust_remote_code)
-    cache = platformdirs.user_cache_path("snake_dist") / "datasets"
-    dataset = open_dataset(flags.plan.data, tokenizer=tokenizer, bad_lines="stop", cache=cache, for_training=True)
+    dataset = open_dataset(
+        flags.plan.data, tokenizer=tokenizer, bad_lines="stop", cache=dataset_cache(), for_training=True
+    )
     lengths = dataset.lengths
     share = float(dataset.num_loss_tokens.sum() / lengths.sum())
     return int(lengths.max()), round(float(lengths.mean())), share, len(lengths)

@@ -9,6 +9,17 @@ from typing import Any
 import snake_dist as sd
 from snake_dist.data.generation import GenerationConfig, generate
 
+OWNED_BY_RUN: dict[str, Any] = {
+    "global_batch_size": 16,
+    "micro_batch_size": 4,
+    "accumulation": 2,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "hidden_size": 64,
+}
+"""What `fill_ds_config` is told of a run, but for the dtype."""
+
 
 def tiny_data(directory: Path, **overrides: Any) -> Path:
     """A few short games on a 5 x 5 board, with prompts and completions of very different lengths."""
@@ -17,10 +28,8 @@ def tiny_data(directory: Path, **overrides: Any) -> Path:
     return directory
 
 
-def tiny_config(model: Path, data: Path, output: Path, **flags: Any) -> sd.RunConfig:
-    """A run of 3 steps in fp32 without dropout or games, with flags as on the command line (underscores)."""
-    from snake_dist.run_config import parse_run_config
-
+def tiny_flags(model: Path, data: Path, output: Path, **flags: Any) -> list[str]:
+    """A run of 3 steps in fp32 without dropout or games; `flags` as on the command line (underscores)."""
     options: dict[str, Any] = {
         "base_model": model,
         "data": data,
@@ -37,8 +46,14 @@ def tiny_config(model: Path, data: Path, output: Path, **flags: Any) -> sd.RunCo
         "wandb_mode": "disabled",
         **flags,
     }
-    argv = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    return parse_run_config(argv)
+    return [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def tiny_config(model: Path, data: Path, output: Path, **flags: Any) -> sd.RunConfig:
+    """The configuration of `tiny_flags`."""
+    from snake_dist.run_config import parse_run_config
+
+    return parse_run_config(tiny_flags(model, data, output, **flags))
 
 
 def logged(output: Path, metric: str) -> list[float]:

@@ -72,7 +72,7 @@ def load_state(engine: Any, tensors: dict[str, torch.Tensor], numbers: dict[str,
         for kind in kinds:
             value = tensors[f"{kind}/{name}"]
             if plain is None:
-                _set_partitioned(parameter, kind, value)
+                set_partitioned(parameter, kind, value)
             else:
                 plain[parameter][kind].data.copy_(value)
     scaler = _loss_scaler(engine)
@@ -161,9 +161,22 @@ def _from_fragments(parameters: Sequence[Any], kind: str) -> list[torch.Tensor]:
     return [whole.view_as(parameter) for parameter, whole in zip(parameters, wholes, strict=True)]
 
 
-def _set_partitioned(parameter: Any, kind: str, value: torch.Tensor) -> None:
-    import deepspeed.utils
+def own_shard(parameter: Any, value: torch.Tensor) -> torch.Tensor:
+    """ZeRO 3: this rank's part of a whole tensor, zeros behind its end.
+
+    DeepSpeed's setters of whole tensors fail where a parameter does not divide evenly.
+    """
     import torch
+
+    size = parameter.ds_tensor.numel()
+    padded = value.new_zeros(size * torch.distributed.get_world_size())
+    padded[: value.numel()] = value.flatten()
+    return padded.narrow(0, size * torch.distributed.get_rank(), size)
+
+
+def set_partitioned(parameter: Any, kind: str, value: torch.Tensor) -> None:
+    """Give the optimizer's own tensor of a parameter that ZeRO has taken apart this value, which all ranks have."""
+    import deepspeed.utils
 
     if not hasattr(parameter, "ds_id"):
         if kind == MASTER:
@@ -171,11 +184,7 @@ def _set_partitioned(parameter: Any, kind: str, value: torch.Tensor) -> None:
         else:
             deepspeed.utils.safe_set_full_optimizer_state(parameter, value, kind)
         return
-    # ZeRO 3: the setter of whole tensors fails where a parameter does not divide evenly, so cut the part here.
-    size = parameter.ds_tensor.numel()
-    padded = torch.zeros(size * torch.distributed.get_world_size())
-    padded[: value.numel()] = value.flatten()
-    part = padded.narrow(0, size * torch.distributed.get_rank(), size)
+    part = own_shard(parameter, value)
     if kind == MASTER:
         deepspeed.utils.safe_set_local_fp32_param(parameter, part)
     else:

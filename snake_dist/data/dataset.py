@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import platformdirs
 
 from snake_dist.data.packing import Example
 from snake_dist.data.records import resolve_paths
@@ -89,6 +90,11 @@ class TokenizedDataset:
     def place(self, example: int) -> str:
         """file:line the example came from."""
         return f"{self.meta['files'][self._index['file'][example]]}:{self._index['line'][example]}"
+
+
+def dataset_cache() -> Path:
+    """Where tokenized data sets are kept for this user."""
+    return platformdirs.user_cache_path("snake_dist") / "datasets"
 
 
 def open_dataset(

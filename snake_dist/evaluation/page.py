@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snake_dist.checkpoint.publish import write_text_atomically
 from snake_dist.evaluation.episodes import Episode
 from snake_dist.evaluation.game_log import FORMAT, Header, read_log
 from snake_dist.evaluation.tables import ends_table, gain_sentences, ladder_rows, metric_table, training_curves
@@ -40,9 +41,7 @@ def write_page(directory: Path, runs: Mapping[str, Path] | None = None) -> Path:
     games = [pair for log in logs for pair in log if pair[0].player in report["players"] and pair[1].seed in seeds]
     games.sort(key=lambda pair: (list(report["players"]).index(pair[0].player), pair[1].seed))
     path = directory / "report.html"
-    temporary = path.with_name(".report.html.tmp")
-    temporary.write_text(_render(report, seeds, games, runs or {}), encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, _render(report, seeds, games, runs or {}))
     return path
 
 

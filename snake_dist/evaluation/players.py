@@ -74,8 +74,10 @@ def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[En
     directories = [Path(word) for word in _adapter_words(words)]
     labels = _labels(directories)
     bases: dict[str, str] = {}
+    boards: set[tuple[int, str]] = set()
     for directory, label in zip(directories, labels, strict=True):
         metadata = read_metadata(directory)
+        boards.add((metadata["grid_size"], metadata["mode"]))
         style, limit = metadata["style"], metadata["max_completion_tokens"]
         if style is None:
             raise InputError(
@@ -91,7 +93,7 @@ def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[En
         entrants.append(Entrant(label, "model", adapter_identity(directory), load, bases[base_identity]))
     for word in dict.fromkeys(words):
         entrants.append(_entrant(word, options))
-    return entrants, _common_board(directories)
+    return entrants, boards.pop() if len(boards) == 1 else None
 
 
 def ladder_entrants(present: Sequence[Entrant]) -> list[Entrant]:
@@ -163,12 +165,6 @@ def _labels(directories: Sequence[Path]) -> list[str]:
     paths = [directory.absolute() for directory in directories]
     named = [path.parents[1].name if path.name == "model_artifacts" else path.name for path in paths]
     return named if len({*named, "base"}) > len(named) else [str(path) for path in directories]
-
-
-def _common_board(directories: Sequence[Path]) -> tuple[int, str] | None:
-    boards = {directory: read_metadata(directory) for directory in directories}
-    found = {(metadata["grid_size"], metadata["mode"]) for metadata in boards.values()}
-    return found.pop() if len(found) == 1 else None
 
 
 def _entrant(word: str, options: PlayerOptions) -> Entrant:

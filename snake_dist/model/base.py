@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,6 +207,18 @@ def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrai
     if tokenizer.eos_token_id is None:
         raise InputError(f"--base-model {location!r}: its tokenizer has no end-of-sequence token")
     return tokenizer
+
+
+def quieten_libraries() -> None:
+    """Leave the terminal to this program's own lines: libraries say errors only."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for library in ("bitsandbytes", "DeepSpeed"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    # What the libraries say of each other's futures is not for the users of this one.
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 def device_for(local_rank: int) -> torch.device:

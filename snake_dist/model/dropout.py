@@ -24,20 +24,26 @@ class SharedDropout:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[torch.Tensor, float, torch.Tensor, torch.Tensor] | None = None
+        self._last: tuple[torch.Tensor, float, torch.Tensor] | None = None
+        self._dropped: torch.Tensor | None = None
 
-    def __call__(self, x: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x with a share `rate` of its elements set to 0, bool mask of the others)."""
+    def kept(self, x: torch.Tensor, rate: float) -> torch.Tensor:
+        """bool mask of x's shape: False for a share `rate` of its elements."""
         if self._last is not None:
-            seen, seen_rate, dropped, kept = self._last
+            seen, seen_rate, kept = self._last
             # DeepSpeed hands each layer a new tensor object over the same memory, which `_last` keeps from reuse.
             if seen.data_ptr() == x.data_ptr() and seen.shape == x.shape and seen_rate == rate:
-                return dropped, kept
-        x = x.detach()
+                return kept
         kept = keep_mask(x, rate)
-        dropped = x * as_factor(kept, x.dtype)
-        self._last = x, rate, dropped, kept
-        return dropped, kept
+        self._last, self._dropped = (x.detach(), rate, kept), None
+        return kept
+
+    def __call__(self, x: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x, without gradient, with a share `rate` of its elements set to 0; bool mask of the others)."""
+        kept = self.kept(x, rate)
+        if self._dropped is None:
+            self._dropped = x.detach() * as_factor(kept, x.dtype)
+        return self._dropped, kept
 
 
 class LoraDropout(torch.nn.Module):
@@ -51,8 +57,7 @@ class LoraDropout(torch.nn.Module):
         """x with a share `true_rate(p)` of its elements set to 0 and the others scaled up; x itself in eval mode."""
         if not self.training:
             return x
-        _, kept = self.masks(x, self.p)
-        return x * as_factor(kept, x.dtype).mul_(1 / (1 - true_rate(self.p)))
+        return x * as_factor(self.masks.kept(x, self.p), x.dtype).mul_(1 / (1 - true_rate(self.p)))
 
 
 def use_shared_dropout(model: torch.nn.Module) -> None:

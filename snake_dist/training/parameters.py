@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.checkpoint.training_state import MASTER, own_shard, set_partitioned
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,17 +46,16 @@ def whole_parameter(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor:
 def set_parameter(engine: Any, parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
     """Give the optimizer's fp32 master and the model's working copy this value; Adam's moments stay."""
     import torch
-    from deepspeed.utils import safe_set_full_fp32_param
 
     with torch.no_grad():
-        if hasattr(parameter, "ds_id"):
-            _set_sharded(engine, parameter, value)
-            return
-        if hasattr(parameter, "_hp_mapping"):
-            safe_set_full_fp32_param(parameter, value)
+        if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+            set_partitioned(parameter, MASTER, value)
         else:
             _unsharded_master(engine, parameter).copy_(value)
-        parameter.data.copy_(value)
+        if hasattr(parameter, "ds_id"):
+            _set_shard(parameter, value)
+        else:
+            parameter.data.copy_(value)
 
 
 def _unsharded_master(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -67,20 +68,10 @@ def _unsharded_master(engine: Any, parameter: torch.nn.Parameter) -> torch.Tenso
     return parameter
 
 
-def _set_sharded(engine: Any, parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
-    """ZeRO 3: this rank's shards of master and working copy, and the whole working copy where it is kept.
-
-    DeepSpeed's own setter fails for sizes that the number of ranks does not divide.
-    """
-    import torch
+def _set_shard(parameter: Any, value: torch.Tensor) -> None:
+    """ZeRO 3: this rank's shard of the working copy, and the whole one where it is kept."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-    from deepspeed.utils import safe_set_local_fp32_param
 
-    shard = parameter.ds_tensor
-    rank = engine.optimizer._get_param_partition_rank(parameter)
-    padded = torch.nn.functional.pad(value.flatten(), (0, shard.numel() * (rank + 1)))
-    mine = padded[shard.numel() * rank : shard.numel() * (rank + 1)]
-    safe_set_local_fp32_param(parameter, mine)
-    shard.data.copy_(mine)
+    parameter.ds_tensor.data.copy_(own_shard(parameter, value))
     if parameter.ds_status == ZeroParamStatus.AVAILABLE:
         parameter.data.copy_(value)

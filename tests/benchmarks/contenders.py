@@ -22,12 +22,13 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     """The package's own loop, logging every step."""
     from snake_dist import finetune
     from snake_dist.cluster.world import agree, world_from_environment
+    from snake_dist.model import base
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
     from snake_dist.training.engine import start_engine
     from snake_dist.training.loop import run_steps
 
-    finetune._quieten()
+    base.quieten_libraries()
     world = world_from_environment()
     output = Path(tempfile.gettempdir()) / f"snake_dist_benchmark_run_{os.environ['MASTER_PORT']}"
     flags = {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ranks import _context
+from tests.runs import tiny_flags
 
 Fault = tuple[int, Callable[..., None], tuple[Any, ...]]
 """(rank, function that changes that rank's process before it starts, its arguments)."""
@@ -26,26 +27,15 @@ Fault = tuple[int, Callable[..., None], tuple[Any, ...]]
 def flags_of(model: Path, data: Path, output: Path, **flags: Any) -> list[str]:
     """A run of 8 steps in fp32 with dropout, a checkpoint every other step and no games."""
     options: dict[str, Any] = {
-        "base_model": model,
-        "data": data,
-        "output_dir": output,
         "ds": "ds_configs/zero2.json",
-        "base_dtype": "float32",
-        "rank": 4,
         "dropout": 0.3,
         "max_steps": 8,
-        "global_batch_size": 8,
-        "micro_batch_size": 2,
-        "learning_rate": 1e-2,
-        "play_games": 0,
-        "held_out_share": 0.2,
-        "wandb_mode": "disabled",
         "resume": "auto",
         "save_every": 2,
         "rank_timeout_s": 120,
         **flags,
     }
-    return [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return tiny_flags(model, data, output, **options)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from snake_dist.errors import InputError
 from snake_dist.model.base import choose_dtype
 from snake_dist.run_config import RunConfig, parse_run_config
 from snake_dist.training.ds_config import build_ds_config, fill_ds_config, read_ds_config
+from tests.runs import OWNED_BY_RUN
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
@@ -68,17 +69,6 @@ def test_jsonl_lines(place, lines):
     assert all(isinstance(r.prompt, str) and isinstance(r.completion, str) and r.completion for r in records)
 
 
-RUN = {
-    "global_batch_size": 16,
-    "micro_batch_size": 4,
-    "accumulation": 2,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "hidden_size": 64,
-}
-
-
 @st.composite
 def ds_configs(draw: Any) -> Any:
     """A config of ours in which one or two values, at any depth, are something else."""
@@ -107,7 +97,7 @@ def test_deepspeed_json(place, config):
     try:
         given_config = read_ds_config(str(path))
         dtype = choose_dtype("auto", given_config)
-        filled = fill_ds_config(given_config, dtype=dtype, **RUN)
+        filled = fill_ds_config(given_config, dtype=dtype, **OWNED_BY_RUN)
     except InputError as problem:
         one_line(problem)
         return

@@ -8,17 +8,9 @@ import pytest
 from snake_dist.errors import InputError
 from snake_dist.training import ds_keys
 from snake_dist.training.ds_config import FILES, build_ds_config, check_pair, fill_ds_config, read_ds_config
+from tests.runs import OWNED_BY_RUN
 
-RUN = {
-    "dtype": "bfloat16",
-    "global_batch_size": 16,
-    "micro_batch_size": 4,
-    "accumulation": 2,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "hidden_size": 64,
-}
+RUN = {"dtype": "bfloat16", **OWNED_BY_RUN}
 # As in the documentation of the Hugging Face Trainer's DeepSpeed integration.
 HF_STYLE = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16},

@@ -1,0 +1,69 @@
+"""The games at the end of a run, and their report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from snake_dist.data.tokenization import hash_prompt
+from snake_dist.evaluation.episodes import game_seeds
+from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
+from snake_dist.evaluation.page import write_page
+from snake_dist.evaluation.players import adapter_identity, load_model_players
+from snake_dist.evaluation.report import write_report
+from snake_dist.game.board import State
+from snake_dist.game.text import render_prompt
+from snake_dist.model import base
+from snake_dist.preparation import Run
+from snake_dist.session import Session
+
+REPORT_DIR = "report"
+
+
+def _judged_games(run: Run) -> Games:
+    play, board = run.config.play, run.board
+    return Games(board.grid_size, board.mode, game_seeds(play.play_games), play.play_max_steps)
+
+
+def write_run_report(run: Run, play: dict[str, Any]) -> Path:
+    """Write the report beside summary.json; returns its page."""
+    write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
+    return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
+
+
+def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
+    """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each."""
+    world, board = run.world, run.board
+    loaded = load_model_players(
+        adapter_dir,
+        base.device_for(world.local_rank),
+        trust_remote_code=run.config.model.trust_remote_code,
+    )
+    if world.is_main:
+        # Logs of a judge that was stopped: only this rank knows them, and all ranks must play the same games.
+        shutil.rmtree(run.output_dir / REPORT_DIR, ignore_errors=True)
+    spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
+    games = _judged_games(run)
+
+    def is_trained(state: State) -> bool:
+        return run.data.dataset.has_prompt(hash_prompt(render_prompt(state, str(board.style))))
+
+    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
+        done = dict.fromkeys(spread, 0)
+
+        def on_progress(name: str, finished: int, replies: int) -> None:
+            done[name] = finished
+            bar.update(sum(done.values()) - bar.n)
+            bar.set_postfix_str(f"{name}, {replies} moves")
+
+        return judge(
+            spread,
+            games,
+            identities={"base": run.base_location, "adapter": adapter_identity(adapter_dir)},
+            is_trained=is_trained,
+            on_progress=on_progress,
+            log_directory=run.output_dir / REPORT_DIR / "games" if world.is_main else None,
+        )
