@@ -16,6 +16,7 @@ from snake_dist.checkpoint.published import adapter_start, publishable
 from snake_dist.checkpoint.run_dir import METRICS, read_status
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
+from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
 from snake_dist.errors import InputError
 from snake_dist.evaluation.report import flatten
@@ -259,6 +260,8 @@ def train_model(
         return {}, tensors
     training = {
         "num_steps": run.num_steps,
+        "num_tokens": total_over(run.stream, run.data.dataset.lengths, run.data.training.num_tokens),
+        "num_loss_tokens": total_over(run.stream, run.data.dataset.num_loss_tokens, run.data.training.num_loss_tokens),
         "seconds": session.seconds,
         "base_bytes_per_rank": base_bytes,
         "first_loss": speeds[0]["train/loss"],

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.checkpoints import Checkpoint, check_checkpoint_config
+from snake_dist.checkpoint.checkpoints import Checkpoint
 from snake_dist.checkpoint.run_dir import (
     RunDirLock,
     begin_status,
@@ -19,16 +19,15 @@ from snake_dist.checkpoint.run_dir import (
     remove_results,
 )
 from snake_dist.cluster.world import World, agree, start_process_group
-from snake_dist.data.batching import ExampleStream, accumulation_steps, num_steps_for
+from snake_dist.data.batching import ExampleStream, num_examples_within
 from snake_dist.data.records import resolve_paths
 from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judge import check_play_config
 from snake_dist.model import adapters, base
-from snake_dist.run_config import RunConfig
+from snake_dist.run_config import RunConfig, check_run_config
 from snake_dist.run_data import Board, RunData, find_board, prepare_data
 from snake_dist.training.ds_config import build_ds_config, check_pair, fill_ds_config, read_ds_config
-from snake_dist.training.loop import Share, check_training_config
+from snake_dist.training.loop import Share, TrainingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,18 +120,10 @@ def _prepare_run(
         hidden_size=shape.hidden_size,
         local_size=world.local_size,
     )
-    num_steps = training.max_steps or num_steps_for(
-        len(data.train_examples), training.epochs, training.global_batch_size
-    )
-    if num_steps == 0:
-        raise InputError(f"--epochs {training.epochs:g}: not one of {len(data.train_examples)} examples would be seen")
+    stream = _stream(training, data)
+    num_steps = stream.num_steps
     if config.adapter.adapter == "adalora":
         adapters.rank_schedule(num_steps)  # raises where there are too few steps
-    num_examples = (
-        num_steps * training.global_batch_size
-        if training.max_steps
-        else round(len(data.train_examples) * training.epochs)
-    )
     return Run(
         config=config,
         world=world,
@@ -145,7 +136,7 @@ def _prepare_run(
         board=board,
         data=data,
         num_steps=num_steps,
-        stream=ExampleStream(data.train_examples, training.seed, training.global_batch_size, num_examples),
+        stream=stream,
         share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
         fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps),
         checkpoint=None,
@@ -153,16 +144,28 @@ def _prepare_run(
     )
 
 
+def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
+    """All examples that the run will see, in their order. Raises InputError if there is none."""
+    size, examples = training.global_batch_size, data.train_examples
+    if training.max_steps is not None:
+        return ExampleStream(examples, training.seed, size, training.max_steps * size)
+    if training.max_tokens is None:
+        limit, num_examples = f"--epochs {training.epochs:g}", round(len(examples) * training.epochs)
+    else:
+        epoch = ExampleStream(examples, training.seed, size, len(examples))
+        limit = f"--max-tokens {training.max_tokens}"
+        num_examples = num_examples_within(training.max_tokens, epoch, data.dataset.lengths, data.training.num_tokens)
+    if num_examples == 0:
+        raise InputError(f"{limit}: not one of {len(examples)} examples would be seen")
+    return ExampleStream(examples, training.seed, size, num_examples)
+
+
 def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     """(accumulation steps, DeepSpeed config as given): every check that needs no other rank and no model.
 
     Raises InputError for the first fault.
     """
-    check_training_config(config.training)
-    adapters.check_adapter_config(config.adapter)
-    check_play_config(config.play)
-    check_checkpoint_config(config.checkpoint)
-    accumulation = accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world.size)
+    accumulation = check_run_config(config, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
     check_pair(ds_config, config.adapter.adapter)
     if config.model.base_dtype != "auto":
@@ -206,6 +209,7 @@ def _fingerprint(
         "--seed": training.seed,
         "--global-batch-size": training.global_batch_size,
         "steps (--max-steps, --epochs)": num_steps,
+        **({} if training.max_tokens is None else {"--max-tokens": training.max_tokens}),
         "--learning-rate": training.learning_rate,
         "--warmup-share": training.warmup_share,
         "--weight-decay": training.weight_decay,

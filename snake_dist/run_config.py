@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from snake_dist.checkpoint.checkpoints import CheckpointConfig
+from snake_dist.checkpoint.checkpoints import CheckpointConfig, check_checkpoint_config
 from snake_dist.data.batching import accumulation_steps
 from snake_dist.data.dataset import DataConfig
 from snake_dist.errors import InputError, RankError
-from snake_dist.evaluation.judge import PlayConfig
-from snake_dist.model.adapters import AdapterConfig
+from snake_dist.evaluation.judge import PlayConfig, check_play_config
+from snake_dist.model.adapters import AdapterConfig, check_adapter_config
 from snake_dist.model.base import ModelConfig
-from snake_dist.training.loop import TrainingConfig
+from snake_dist.training.loop import TrainingConfig, check_training_config
 from snake_dist.training.wandb_log import WandbConfig
 
 Config = TypeVar("Config")
@@ -78,8 +78,16 @@ def parse_run_config(argv: Sequence[str]) -> RunConfig:
 
 def check_run_flags(flags: Sequence[str], world_size: int) -> None:
     """Raise InputError for flags that train.py would refuse on so many ranks, as far as can be said beforehand."""
-    training = parse_run_config(flags).training
-    accumulation_steps(training.global_batch_size, training.micro_batch_size, world_size)
+    check_run_config(parse_run_config(flags), world_size)
+
+
+def check_run_config(config: RunConfig, world_size: int) -> int:
+    """Accumulation steps of a run on so many ranks. Raises InputError for values that no run can have."""
+    check_training_config(config.training)
+    check_adapter_config(config.adapter)
+    check_play_config(config.play)
+    check_checkpoint_config(config.checkpoint)
+    return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)
 
 
 def recipe_flags(path: str) -> list[str]:

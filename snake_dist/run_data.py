@@ -14,7 +14,7 @@ from snake_dist.cluster.world import World, agree
 from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
 from snake_dist.data.generation import GenerationConfig, generate
 from snake_dist.data.records import read_records, resolve_paths
-from snake_dist.data.selection import Selection, Split, select
+from snake_dist.data.selection import Selection, Split, draw, select
 from snake_dist.errors import InputError
 from snake_dist.game.text import board_of
 from snake_dist.run_config import RunConfig
@@ -160,6 +160,8 @@ def prepare_data(
             eval_dataset = dataset
             split = Split(config.data.held_out_share, config.training.seed)
             training, held_out = select(dataset, length, config.data.bad_lines, split)
+        if config.data.max_examples is not None:
+            training = draw(dataset, training, config.data.max_examples, config.training.seed)
         return RunData(dataset, training, eval_dataset, held_out)
 
     agree(world, lambda: prepare() and None, on_each_node=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.run_config import RunConfig, parse_run_config
+from snake_dist.run_config import RunConfig, check_run_flags, parse_run_config
 
 
 def test_flags_reach_their_rooms():
@@ -59,6 +59,19 @@ def test_bad_flags_are_named_in_one_line(argv, message):
     with pytest.raises(InputError, match=message) as problem:
         parse_run_config(argv)
     assert "\n" not in str(problem.value)
+
+
+def test_what_no_run_can_have_is_refused_before_anything_is_prepared():
+    for flags, message in (
+        ("--max-steps 3 --max-tokens 500", "--max-steps 3, --max-tokens 500: only one of them"),
+        ("--max-tokens 0", "--max-tokens 0: at least 1"),
+        ("--rank 0", "--rank 0"),
+        ("--play-games -1", "--play-games -1: at least 0"),
+        ("--global-batch-size 9", "--global-batch-size 9 is not divisible"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_run_flags(flags.split(), world_size=2)
+    check_run_flags(["--max-tokens", "500"], world_size=2)
 
 
 @pytest.mark.parametrize(

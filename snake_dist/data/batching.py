@@ -8,6 +8,7 @@ smaller. So the cursor of a run is one integer, and a run can go on with another
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,11 +17,8 @@ from snake_dist.errors import InputError
 LONGEST_TABLE = 1 << 20
 """Examples up to which an epoch's order is a table, 8 MiB at most; the order of more is computed where it is asked."""
 _FEISTEL_ROUNDS = 6
-
-
-def num_steps_for(num_examples: int, epochs: float, global_batch_size: int) -> int:
-    """Steps that show each of `num_examples` examples `epochs` times."""
-    return math.ceil(round(num_examples * epochs) / global_batch_size)
+_BLOCK = 1 << 16
+"""Examples that are counted at a time."""
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
@@ -74,10 +72,18 @@ class ExampleStream:
         self.global_batch_size, self.num_examples_total = global_batch_size, num_examples_total
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
+    @property
+    def num_steps(self) -> int:
+        """Steps that show the whole stream."""
+        return math.ceil(self.num_examples_total / self.global_batch_size)
+
     def step_examples(self, step: int) -> np.ndarray:
         """Ids of the examples of step `step` (from 0)."""
         start = step * self.global_batch_size
-        end = min(start + self.global_batch_size, self.num_examples_total)
+        return self.between(start, min(start + self.global_batch_size, self.num_examples_total))
+
+    def between(self, start: int, end: int) -> np.ndarray:
+        """Ids of the stream's examples from the `start`-th up to, not including, the `end`-th, wherever it ends."""
         epochs, positions = np.divmod(np.arange(start, end), len(self.examples))
         parts = [self._positions(positions[epochs == epoch], int(epoch)) for epoch in np.unique(epochs)]
         return np.asarray(self.examples[np.concatenate(parts)], dtype=np.int64)
@@ -88,6 +94,35 @@ class ExampleStream:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_order(len(self.examples), self.seed, epoch)
         return self._order[positions]
+
+
+def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndarray, tokens_per_epoch: int) -> int:
+    """How many examples, from the stream's first on, have at most `max_tokens` tokens together.
+
+    `lengths`: tokens of each example; `tokens_per_epoch`: of all that the stream draws from.
+    """
+    epochs, left = divmod(max_tokens, tokens_per_epoch)
+    num_examples = epochs * len(stream.examples)
+    for ids in _blocks(stream, num_examples, num_examples + len(stream.examples)):
+        sums = np.cumsum(lengths[ids], dtype=np.int64)
+        num_fitting = int(np.searchsorted(sums, left, side="right"))
+        num_examples += num_fitting
+        if num_fitting < len(ids):
+            break
+        left -= int(sums[-1])
+    return num_examples
+
+
+def total_over(stream: ExampleStream, counts: np.ndarray, total_per_epoch: int) -> int:
+    """The sum over the whole stream of what `counts` says of each example."""
+    epochs, rest = divmod(stream.num_examples_total, len(stream.examples))
+    start = epochs * len(stream.examples)
+    return epochs * total_per_epoch + sum(int(counts[ids].sum()) for ids in _blocks(stream, start, start + rest))
+
+
+def _blocks(stream: ExampleStream, start: int, end: int) -> Iterator[np.ndarray]:
+    for first in range(start, end, _BLOCK):
+        yield stream.between(first, min(first + _BLOCK, end))
 
 
 def micro_batches(

@@ -31,6 +31,8 @@ class DataConfig:
     """JSONL files, directories or globs to evaluate on; default: whole games held out of --data."""
     held_out_share: float = 0.05
     """Share of the games that is held out, if there is no --eval-data."""
+    max_examples: int | None = None
+    """Train on so many of the examples only, drawn by --seed; a larger draw holds a smaller one. Default: all."""
     bad_lines: Literal["stop", "skip"] = "stop"
     """What a bad line does: stop the run with its file, line and reason, or be left out and counted."""
     sequence_length: int | None = None

@@ -11,9 +11,11 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from snake_dist.data.batching import shuffled
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.splits import held_out_games
 from snake_dist.data.tokenization import write_once
@@ -21,6 +23,8 @@ from snake_dist.errors import InputError
 
 FORMAT_VERSION = 1
 _BLOCK_ROWS = 1 << 16
+_NO_EPOCH = 1 << 32
+"""What is drawn has an order of its own."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,28 @@ def select(
         Selection(np.memmap(directory / f"{number}.bin", dtype="<i8", mode="r"), **part)
         for number, part in enumerate(parts)
     )
+
+
+def draw(dataset: TokenizedDataset, selection: Selection, num_examples: int, seed: int) -> Selection:
+    """So many of the selection's examples; with one seed, a larger draw holds a smaller one.
+
+    Raises InputError if there are fewer. The longest completion stays that of the whole selection.
+    """
+    if not 1 <= num_examples <= len(selection.ids):
+        raise InputError(f"--max-examples {num_examples}: 1 to {len(selection.ids)}, the training examples there are")
+    positions = shuffled(np.arange(num_examples), len(selection.ids), seed, _NO_EPOCH)
+    ids = np.sort(selection.ids[positions]).astype("<i8")
+    return Selection(
+        ids,
+        num_tokens=int(dataset.lengths[ids].sum()),
+        num_loss_tokens=int(dataset.num_loss_tokens[ids].sum()),
+        longest_completion=selection.longest_completion,
+        digest=_digest(len(ids), hashlib.sha256(ids.tobytes())),
+    )
+
+
+def _digest(num_ids: int, sha256: Any) -> str:
+    return f"{num_ids} of sha256 {sha256.hexdigest()[:8]}"
 
 
 def _write(
@@ -127,5 +153,5 @@ class _Part:
             "num_tokens": self._num_tokens,
             "num_loss_tokens": self._num_loss_tokens,
             "longest_completion": self._longest,
-            "digest": f"{self._num_ids} of sha256 {self._digest.hexdigest()[:8]}",
+            "digest": _digest(self._num_ids, self._digest),
         }

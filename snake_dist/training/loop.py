@@ -40,6 +40,9 @@ class TrainingConfig:
     """Passes over the training examples; a fraction is allowed."""
     max_steps: int | None = None
     """Stop after so many optimizer steps instead of after `epochs`."""
+    max_tokens: int | None = None
+    """Stop before more than so many tokens were seen, prompts and completions over all ranks, instead of after
+    `epochs`; the last step may have fewer examples."""
     global_batch_size: int = 8
     """Examples per optimizer step, over all ranks; stays the same whatever their number."""
     micro_batch_size: int = 4
@@ -91,9 +94,12 @@ def check_training_config(config: TrainingConfig) -> None:
         value = getattr(config, name)
         if not value >= low or not math.isfinite(value):
             raise InputError(f"--{name.replace('_', '-')} {value}: at least {low}")
-    if config.max_steps is not None and config.max_steps < 1:
-        raise InputError(f"--max-steps {config.max_steps}: at least 1")
-    if config.max_steps is None and config.epochs == 0:
+    for name, value in (("--max-steps", config.max_steps), ("--max-tokens", config.max_tokens)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: at least 1")
+    if config.max_steps is not None and config.max_tokens is not None:
+        raise InputError(f"--max-steps {config.max_steps}, --max-tokens {config.max_tokens}: only one of them")
+    if config.max_steps is None and config.max_tokens is None and config.epochs == 0:
         raise InputError("--epochs 0: greater than 0")
     if config.warmup_share > 1:
         raise InputError(f"--warmup-share {config.warmup_share}: at most 1")

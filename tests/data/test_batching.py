@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snake_dist.data import batching
-from snake_dist.data.batching import ExampleStream, accumulation_steps, micro_batches, num_steps_for, shuffled
+from snake_dist.data.batching import (
+    ExampleStream,
+    accumulation_steps,
+    micro_batches,
+    num_examples_within,
+    shuffled,
+    total_over,
+)
 from snake_dist.errors import InputError
 
 
@@ -16,9 +25,8 @@ def stream(num_examples: int, epochs: float, batch: int, seed: int = 0) -> Examp
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 16))
 def test_every_epoch_shows_every_example_once(num_examples, epochs, batch):
-    steps = num_steps_for(num_examples, epochs, batch)
     shown = stream(num_examples, epochs, batch)
-    seen = np.concatenate([shown.step_examples(step) for step in range(steps)])
+    seen = np.concatenate([shown.step_examples(step) for step in range(shown.num_steps)])
     assert len(seen) == num_examples * epochs
     for epoch in range(epochs):
         one = seen[epoch * num_examples : (epoch + 1) * num_examples]
@@ -59,6 +67,18 @@ def test_a_long_stream_shows_every_example_once_an_epoch(monkeypatch):
     assert len(seen) == 74
     assert sorted(seen[:37]) == sorted(seen[37:]) == list(range(100, 137))
     assert seen[:37].tolist() != seen[37:].tolist()
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 900), st.integers(1, 7))
+def test_a_budget_of_tokens_is_used_up_and_not_exceeded(lengths, max_tokens, batch):
+    examples, counts = np.arange(len(lengths)), np.array(lengths, dtype=np.int32)
+    epoch = ExampleStream(examples, 3, batch, len(lengths))
+    with mock.patch.object(batching, "_BLOCK", 4):
+        num_examples = num_examples_within(max_tokens, epoch, counts, sum(lengths))
+        shown = ExampleStream(examples, 3, batch, num_examples)
+        seen = [i for step in range(shown.num_steps) for i in shown.step_examples(step)]
+        assert total_over(shown, counts, sum(lengths)) == counts[seen].sum() <= max_tokens
+        assert max_tokens < counts[seen].sum() + counts[epoch.between(num_examples, num_examples + 1)].sum()
 
 
 @given(

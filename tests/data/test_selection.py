@@ -10,7 +10,7 @@ import pytest
 from snake_dist.data import selection
 from snake_dist.data.batching import ExampleStream
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
-from snake_dist.data.selection import Split, select
+from snake_dist.data.selection import Split, draw, select
 from snake_dist.data.tokenization import INDEX_DTYPE
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
@@ -51,6 +51,21 @@ def test_a_split_is_by_game_and_counted(dataset):
     assert other.digest != held_out.digest
     (everything,) = select(dataset, 1024, "stop")
     assert everything.ids.tolist() == list(range(30))
+
+
+def test_a_larger_draw_holds_a_smaller_one(dataset):
+    train, _ = select(dataset, 1024, "stop", Split(0.25, seed=0))
+    ten, twelve, other = draw(dataset, train, 10, 0), draw(dataset, train, 12, 0), draw(dataset, train, 10, 1)
+    assert (len(set(ten.ids)), len(set(twelve.ids))) == (10, 12)
+    assert set(ten.ids) < set(twelve.ids) < set(train.ids)
+    assert set(other.ids) != set(ten.ids)
+    assert ten.num_tokens == sum(len(dataset[i].input_ids) for i in ten.ids)
+    assert ten.num_loss_tokens == sum(dataset[i].num_loss_tokens for i in ten.ids)
+    assert len({part.digest for part in (train, ten, twelve, other)}) == 4
+    assert draw(dataset, train, 21, 0).digest == train.digest
+    for wrong in (0, 22):
+        with pytest.raises(InputError, match=f"--max-examples {wrong}: 1 to 21"):
+            draw(dataset, train, wrong, 0)
 
 
 def test_a_choice_is_made_once(dataset, monkeypatch):

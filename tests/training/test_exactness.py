@@ -82,8 +82,9 @@ def test_dropout_is_the_same_on_one_and_two_ranks(tmp_path, llama_dir, data):
 
 
 def test_last_step_may_be_smaller_than_the_batch_and_leave_ranks_without_examples(tmp_path, llama_dir, data):
-    """41 training examples in batches of 40: one example for the second step, none for the other rank."""
-    runs = {}
+    """41 training examples in batches of 40: one example for the second step, none for the other rank. Two ranks are
+    given the tokens of that epoch as their budget, which ends them at the same example."""
+    runs, length = {}, {"epochs": 1}
     for world_size in (1, 2):
         output = runs[world_size] = tmp_path / f"run{world_size}"
         config = tiny_config(
@@ -93,11 +94,14 @@ def test_last_step_may_be_smaller_than_the_batch_and_leave_ranks_without_example
             global_batch_size=40,
             micro_batch_size=20,
             max_steps=None,
-            epochs=1,
             sequence_length=512,
+            **length,
         )
         summary = run_on_ranks(finetune, world_size, config)[0]
         assert summary["data"]["train_examples"] % 40 != 0
         assert summary["training"]["num_steps"] == summary["data"]["train_examples"] // 40 + 1
+        for name in ("num_tokens", "num_loss_tokens"):
+            assert summary["training"][name] == summary["data"][name.replace("num", "train")]
+        length = {"max_tokens": summary["training"]["num_tokens"]}
     assert logged(runs[2], "train/loss") == pytest.approx(logged(runs[1], "train/loss"), abs=LOSS_TOLERANCE)
     assert logged(runs[2], "train/epoch")[-1] == 1.0
