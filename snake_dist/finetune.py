@@ -26,7 +26,7 @@ from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
-from snake_dist.run_judge import judge_run, write_run_report
+from snake_dist.run_judge import games_in_training, judge_run, write_run_report
 from snake_dist.session import Session, Stopped
 from snake_dist.summary import adapter_metadata, model_card, render_summary, software_versions
 from snake_dist.training.ds_config import zero_stage
@@ -225,7 +225,8 @@ def train_model(
     engine = start_engine(model, run.ds_config, lora_plus_ratio=run.config.adapter.lora_plus_ratio)
     allocation = rank_allocation(engine, model)
     session.load_engine(engine, allocation)
-    evaluate = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
+    held_out = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
+    play = games_in_training(run, engine, session)
     history = list(session.history)
     base_bytes = gather(base.base_bytes(model), run.world)
 
@@ -245,7 +246,7 @@ def train_model(
         num_steps=run.num_steps,
         collate=collate,
         log=log,
-        evaluate=evaluate,
+        evaluate=lambda: held_out() | play(),
         allocation=allocation,
         after_step=session.after_step,
         first_step=session.first_step,

@@ -104,6 +104,8 @@ def _prepare_run(
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
     tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
+    if config.checkpoint.best_by == "play" and board.style is None:
+        raise InputError("--best-by play: the prompts of --data are of no known style: --style says which to play in")
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
 
     training = config.training

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from snake_dist.cluster.world import gather
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
 from snake_dist.evaluation.page import write_page
-from snake_dist.evaluation.players import adapter_identity, load_model_players
-from snake_dist.evaluation.report import write_report
+from snake_dist.evaluation.play_metrics import summarize
+from snake_dist.evaluation.player import Answer, ModelPlayer
+from snake_dist.evaluation.players import BATCH_SIZE, adapter_identity, load_model_players
+from snake_dist.evaluation.report import flatten, write_report
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
 from snake_dist.model import base
+from snake_dist.model.attention import unpacked_attention
 from snake_dist.preparation import Run
 from snake_dist.session import Session
+from snake_dist.training.engine import joined_forwards
+from snake_dist.training.loop import Metrics
 
 REPORT_DIR = "report"
+IN_TRAINING = ("games", "apples", "legal_move_rate", "format_valid_rate", "end_shares")
+"""What is logged of the games in training."""
 
 
 def _judged_games(run: Run) -> Games:
@@ -32,6 +42,33 @@ def write_run_report(run: Run, play: dict[str, Any]) -> Path:
     """Write the report beside summary.json; returns its page."""
     write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
     return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
+
+
+def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[], Metrics]:
+    """What plays --eval-games with the model in `engine` as it is, on all ranks together: `eval/play/...` of
+    docs/metrics.md, or nothing where no games can be played. Training goes on as if it had not been called."""
+    config, board, world = run.config.play, run.board, run.world
+    if not config.eval_games or board.style is None:
+        return dict
+    games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
+    limit = run.data.training.longest_completion
+    player = ModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
+    model = engine.module.get_base_model()
+
+    def play() -> Metrics:
+        started = time.perf_counter()
+        with unpacked_attention(model), joined_forwards(engine, model) as join:
+
+            def gathered(answers: list[Answer]) -> list[list[Answer]]:
+                join()
+                session.beat()
+                return gather(answers, world)
+
+            summary = summarize(games.play(SpreadPlayer(player, world.rank, world.size, gathered)))
+        played = flatten({name: summary[name] for name in IN_TRAINING}, "eval/play")
+        return played | {"eval/play/seconds": time.perf_counter() - started}
+
+    return play
 
 
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:

@@ -50,7 +50,9 @@ class Session:
         self._config = run.config.checkpoint
         self._tensors: dict[str, torch.Tensor] = {}
         self._watchdog: Watchdog | None = None
-        self._writer = CheckpointWriter(run.output_dir, self._config.keep_checkpoints, self._committed)
+        self._writer = CheckpointWriter(
+            run.output_dir, self._config.keep_checkpoints, self._config.best_by, self._committed
+        )
         self.history = self._kept_history()
         """What was logged up to the checkpoint, without the steps."""
         if self.world.is_main:
@@ -81,7 +83,7 @@ class Session:
 
     def after_step(self, step: int, held_out: Metrics) -> bool:
         """Save if it is time to; True, on all ranks alike, if the run was asked to stop and has saved."""
-        self._beat()
+        self.beat()
         self.step = step
         stop, has_failed = self._on_any_rank(bool(self.stop), self._writer.has_failed)
         if has_failed:
@@ -156,6 +158,7 @@ class Session:
                 "fingerprint": self.run.fingerprint,
                 "optimizer": optimizer,
                 "held_out_loss": held_out.get("eval/loss"),
+                "play_apples": held_out.get("eval/play/apples/mean"),
                 "seconds": self.seconds,
                 "wandb_run_id": self.wandb_run_id,
                 "world_size": self.world.size,
@@ -174,9 +177,10 @@ class Session:
 
     def _wait(self) -> None:
         """Until rank 0's last commit is durable; what it failed with is raised on all ranks."""
-        agree(self.world, partial(self._writer.wait, self._beat))
+        agree(self.world, partial(self._writer.wait, self.beat))
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """Tell the other ranks that this one gets on."""
         if self._watchdog is not None:
             self._watchdog.beat()
 

@@ -42,6 +42,7 @@ def tiny_flags(model: Path, data: Path, output: Path, **flags: Any) -> list[str]
         "micro_batch_size": 2,
         "learning_rate": 1e-2,
         "play_games": 0,
+        "eval_games": 0,
         "held_out_share": 0.2,
         "wandb_mode": "disabled",
         **flags,

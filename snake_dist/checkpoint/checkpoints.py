@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from snake_dist.checkpoint.publish import MANIFEST, broken_files, publish_directory
 from snake_dist.errors import InputError, NoGoodCheckpointError
@@ -37,7 +37,9 @@ class CheckpointConfig:
     save_every: int = 50
     """Steps between checkpoints; 0: only when the run ends or is stopped."""
     keep_checkpoints: int = 3
-    """Newest checkpoints that are kept; the one with the lowest held-out loss is kept besides."""
+    """Newest checkpoints that are kept; the best one is kept besides."""
+    best_by: Literal["loss", "play"] = "loss"
+    """The best checkpoint has the lowest held-out loss, or the most apples per game in the games of --eval-every."""
     rank_timeout_s: float = 600.0
     """Seconds without progress of any rank in training after which the run ends and names the stuck rank."""
 
@@ -150,15 +152,13 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         raise InputError(f"{checkpoint.path / TENSORS}: cannot be read ({problem})") from None
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the one with the lowest held-out loss.
+def prune(run_dir: Path, keep: int, best_by: str) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one, `best_by` "loss" or "play".
 
     Call it after the newest was verified.
     """
     paths = committed(run_dir)
-    losses = {path: _held_out_loss(path) for path in paths}
-    scored = [path for path in paths if losses[path] is not None]
-    best = min(scored, key=lambda path: (losses[path], _step_of(path)), default=None)
+    best = best_checkpoint(run_dir, best_by)
     for path in paths[keep:]:
         if path != best:
             _remove(path)
@@ -177,8 +177,21 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def _held_out_loss(path: Path) -> float | None:
+def best_checkpoint(run_dir: Path, best_by: str) -> Path | None:
+    """The checkpoint with the lowest held-out loss, or, `best_by` "play", with the most apples per game; of those
+    that played alike the one with the lower loss, and the earlier one. None if none was evaluated in that way."""
+    scores = {path: _badness(path, best_by) for path in committed(run_dir)}
+    scored = {path: (*score, _step_of(path)) for path, score in scores.items() if score is not None}
+    return min(scored, key=lambda path: scored[path], default=None)
+
+
+def _badness(path: Path, best_by: str) -> tuple[float, ...] | None:
+    """What is lowest for the best checkpoint; None for one that was not evaluated."""
     try:
-        return json.loads((path / NUMBERS).read_text(encoding="utf-8"))["held_out_loss"]
-    except (OSError, ValueError, KeyError, TypeError):
+        numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
+        loss, apples = numbers["held_out_loss"], numbers.get("play_apples")
+        if loss is None or (best_by == "play" and apples is None):
+            return None
+        return (-apples, loss) if best_by == "play" else (loss,)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

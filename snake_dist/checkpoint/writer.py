@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class CheckpointWriter:
     """One commit at a time, each followed by its verification and the pruning of old ones."""
 
-    def __init__(self, run_dir: Path, keep: int, on_commit: Callable[[int], None]) -> None:
-        """`on_commit(step)` is called in the writer's thread when the checkpoint is durable and verified."""
-        self._run_dir, self._keep, self._on_commit = run_dir, keep, on_commit
+    def __init__(self, run_dir: Path, keep: int, best_by: str, on_commit: Callable[[int], None]) -> None:
+        """`keep` and `best_by`: see `checkpoints.prune`. `on_commit(step)` is called in the writer's thread when the
+        checkpoint is durable and verified."""
+        self._run_dir, self._keep, self._best_by, self._on_commit = run_dir, keep, best_by, on_commit
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -46,6 +47,6 @@ class CheckpointWriter:
         try:
             verify(commit(self._run_dir, step, tensors, numbers))
             self._on_commit(step)
-            prune(self._run_dir, self._keep)
+            prune(self._run_dir, self._keep, self._best_by)
         except Exception as problem:  # a thread has nobody to raise to: `wait` raises it
             self._error = problem

@@ -27,12 +27,14 @@ NO_STEP_LIMIT = 10**9
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """The games that judge the result."""
+    """The games that judge the model, in training and at the end."""
 
     play_games: int = 20
     """Held-out games for base and adapter each at the end; 0 skips them."""
     play_max_steps: int = 25
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
+    eval_games: int = 4
+    """Games on the seeds for development at each evaluation (--eval-every); 0: none."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""
     mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
@@ -43,11 +45,11 @@ class PlayConfig:
 
 def check_play_config(config: PlayConfig) -> None:
     """Raise InputError for values that no games can have."""
-    if config.play_games < 0:
-        raise InputError(f"--play-games {config.play_games}: at least 0")
-    if config.play_max_steps < 0:
-        raise InputError(f"--play-max-steps {config.play_max_steps}: at least 0")
+    for name in ("play_games", "play_max_steps", "eval_games"):
+        if getattr(config, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 0")
     game_seeds(config.play_games)
+    game_seeds(config.eval_games, "dev")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ transformers' flash attention uses for the same purpose.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,19 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
     if not exact:
         model.set_attn_implementation(own_attention)
     return bool(exact)
+
+
+@contextmanager
+def unpacked_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `model` attends as it does when it is loaded: to a cache and under masks, as generation needs."""
+    if model.config._attn_implementation != PACKED_CAUSAL:
+        yield
+        return
+    model.set_attn_implementation(None)  # transformers' own choice for the model
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(PACKED_CAUSAL)
 
 
 def _last_of_row(model: PreTrainedModel, segments: list[torch.Tensor], shared: int) -> torch.Tensor:

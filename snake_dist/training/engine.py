@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.training.parameters import loss_scale
@@ -86,6 +88,44 @@ def take_step(engine: Any) -> None:
     if is_last and scale != 1 and engine.zero_optimization_stage() == 0:
         # Without ZeRO the norm of fp16 gradients comes with the loss scale still in it.
         engine._global_grad_norm = float(engine._global_grad_norm) / scale
+
+
+@contextmanager
+def joined_forwards(engine: Any, model: Any) -> Iterator[Callable[[], None]]:
+    """Inside, ranks may call `model`, the language model in `engine`, a different number of times each.
+
+    Under ZeRO-3 a forward pass gathers the weights from all ranks. So each says when it begins one, and the function
+    that this yields, which all ranks call when they are through, has them take part in the others' until none is left.
+    """
+    import torch
+
+    if engine.zero_optimization_stage() < 3 or torch.distributed.get_world_size() == 1:
+        yield lambda: None
+        return
+    is_counted = True
+
+    def is_any(mine: bool) -> bool:
+        table = torch.tensor([mine], dtype=torch.int32, device=engine.device)
+        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX)
+        return bool(table.item())
+
+    def begin(*_: Any) -> None:
+        if is_counted:
+            is_any(True)
+
+    def join() -> None:
+        nonlocal is_counted
+        is_counted = False
+        with torch.no_grad():
+            while is_any(False):
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=engine.device), use_cache=False)
+        is_counted = True
+
+    handle = model.register_forward_pre_hook(begin)
+    try:
+        yield join
+    finally:
+        handle.remove()
 
 
 def was_skipped(engine: Any) -> bool:

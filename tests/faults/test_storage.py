@@ -54,7 +54,7 @@ def commit_and_die(run: str, phase: str) -> None:
         ranks.failing("rename", "step-00000004", "die")
     else:
         shutil.rmtree = lambda path, *_, **__: ranks.die() if "removed" in str(path) else None
-    writer = CheckpointWriter(Path(run), keep=1, on_commit=lambda _step: None)
+    writer = CheckpointWriter(Path(run), keep=1, best_by="loss", on_commit=lambda _step: None)
     writer.start(4, {"master/x": torch.full((1000,), 4.0)}, NUMBERS)
     writer.wait()
 
@@ -248,8 +248,10 @@ def test_22_a_failing_sync_or_rename_fails_the_save_on_all_ranks(tmp_path, llama
     assert (status["state"], status["checkpoint"]) == ("failed", "checkpoints/step-00000002")
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    for step, loss in ((10, 3.0), (20, 1.0), (30, None), (40, 2.0), (50, 4.0)):
-        commit_one(tmp_path, step, held_out_loss=loss)
-        checkpoints.prune(tmp_path, keep=2)
-    assert checkpoint_steps(tmp_path) == [20, 40, 50]
+@pytest.mark.parametrize(("best_by", "best"), [("loss", 20), ("play", 25)])
+def test_the_newest_and_the_best_are_kept(tmp_path, best_by, best):
+    found = ((10, 3.0, 5.0), (20, 1.0, 4.0), (25, 2.5, 5.0), (30, None, None), (40, 2.0, None), (50, 4.0, 0.0))
+    for step, loss, apples in found:
+        commit_one(tmp_path, step, held_out_loss=loss, play_apples=apples)
+        checkpoints.prune(tmp_path, keep=2, best_by=best_by)
+    assert checkpoint_steps(tmp_path) == [best, 40, 50]
