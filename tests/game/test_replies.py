@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snake_dist.game.board import Move
-from snake_dist.game.text import parse_reply
+from snake_dist.game.text import parse_moves, parse_reply
 
 ACCEPTED = {
     "UP": ["UP", " UP\n", "UP.", "UP. The apple is up there.", "Move: UP", "Move: UP.", "Conclusion: UP"],
@@ -163,3 +163,44 @@ def test_what_is_read_stands_in_the_reply(reply: str) -> None:
 def test_long_replies_are_read_in_linear_time() -> None:
     for filler in (". ", "\n", "\t", " ", "Move: UP ", "Moving ", "UP. ", "a"):
         assert parse_reply(filler * 200_000 + "x") in (None, Move.UP)
+
+
+@pytest.mark.parametrize(
+    ("reply", "moves"),
+    [
+        ("Moves: U", "U"),
+        ("Moves: U D12 R3.", "UDR"),
+        ("at 57 apple 112 tail 140 reach 112. Moves: R58 U73 U74 L88", "RUUL"),
+        ("U37 free\nMoves: L L\n", "LL"),
+        ("Move: UP", "U"),
+        ("UP. It is free.", "U"),
+    ],
+)
+def test_a_reply_of_several_moves_is_read_in_order(reply: str, moves: str) -> None:
+    assert parse_moves(reply) == tuple(next(move for move in Move if move.value[0] == initial) for initial in moves)
+    assert parse_reply(reply) is (parse_moves(reply) or (None,))[0]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Moves:",
+        "Moves: ",
+        "Moves: U,D",
+        "Moves: UP DOWN",
+        "Moves: U  D",
+        "Moves: U X",
+        "Moves: U and then D",
+        "Moves: U12345",
+        "moves: U",
+        "the Moves: U",
+        "Moves: U. Moves: D",
+        "Move: UP. Moves: U",
+        "Moves: U. Move: UP",
+        "UP. Moves: U D",
+        "Conclusion: UP\nMoves: U",
+        "Moves: U D.\nUP",
+    ],
+)
+def test_several_moves_are_parsed_as_strictly_as_one(reply: str) -> None:
+    assert parse_moves(reply) is None
