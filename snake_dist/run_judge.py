@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from snake_dist.cluster.world import gather
+from snake_dist.cluster.world import agree, gather
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.evaluation.episodes import game_seeds
-from snake_dist.evaluation.judge import Games, SpreadPlayer, judge
+from snake_dist.evaluation.judge import Games, SpreadPlayer, finished_games, judge
 from snake_dist.evaluation.page import write_page
 from snake_dist.evaluation.play_metrics import summarize
 from snake_dist.evaluation.player import Answer, ModelPlayer
@@ -72,18 +72,23 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[], M
 
 
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
-    """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each."""
+    """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each.
+
+    Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
+    """
     world, board = run.world, run.board
     loaded = load_model_players(
         adapter_dir,
         base.device_for(world.local_rank),
         trust_remote_code=run.config.model.trust_remote_code,
     )
-    if world.is_main:
-        # Logs of a judge that was stopped: only this rank knows them, and all ranks must play the same games.
-        shutil.rmtree(run.output_dir / REPORT_DIR, ignore_errors=True)
     spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
     games = _judged_games(run)
+    asked = f"{board.style} prompts, {loaded['base'].max_new_tokens} tokens"
+    identities = {"base": f"{run.base_location} {run.dtype}, {asked}", "adapter": adapter_identity(adapter_dir)}
+    log_directory = run.output_dir / REPORT_DIR / "games"
+    # Read by rank 0 only: all ranks must play the same games.
+    finished = agree(world, partial(finished_games, games, identities, log_directory))
 
     def is_trained(state: State) -> bool:
         return run.data.dataset.has_prompt(hash_prompt(render_prompt(state, str(board.style))))
@@ -99,8 +104,9 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
         return judge(
             spread,
             games,
-            identities={"base": run.base_location, "adapter": adapter_identity(adapter_dir)},
+            identities=identities,
             is_trained=is_trained,
             on_progress=on_progress,
-            log_directory=run.output_dir / REPORT_DIR / "games" if world.is_main else None,
+            log_directory=log_directory if world.is_main else None,
+            finished=finished,
         )

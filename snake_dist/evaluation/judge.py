@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from snake_dist.errors import InputError
@@ -89,9 +90,12 @@ class Games:
         *,
         on_progress: Callable[[int, int], None] | None = None,
         log: GameLog | None = None,
+        finished: Mapping[int, Episode] | None = None,
     ) -> list[Episode]:
-        """The player's games, all at once unless `batch_size` says how many; those that `log` holds are not played."""
-        finished = {} if log is None else log.finished
+        """The player's games, all at once unless `batch_size` says how many. Not played are those in `finished`, by
+        seed; by default those that `log` holds."""
+        if finished is None:
+            finished = {} if log is None else log.finished
         missing = [seed for seed in self.seeds if seed not in finished]
         played = play_games(
             player,
@@ -110,7 +114,10 @@ class Games:
     def log(self, directory: Path, name: str, kind: str, identity: str) -> GameLog:
         """The log of one player of this comparison, `directory/NAME.jsonl`. Raises InputError; see `GameLog`."""
         header = Header(name, kind, identity, self.grid_size, self.mode, self.max_steps, self.symmetry)
-        return GameLog(directory / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}.jsonl", header)
+        return GameLog(self.log_path(directory, name), header)
+
+    def log_path(self, directory: Path, name: str) -> Path:
+        return directory / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}.jsonl"
 
     def settings(self) -> dict[str, Any]:
         """What report.json says of the games."""
@@ -132,21 +139,23 @@ def judge(
     is_trained: Callable[[State], bool],
     on_progress: Callable[[str, int, int], None],
     log_directory: Path | None,
+    finished: Mapping[str, Mapping[int, Episode]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """{"players": {name: summary}, "gain_over_base": ..., "state_bank": {name: rates}}, with the yardsticks' games.
 
     `is_trained` says whether a state was trained on; such states are left out of the bank, which is not asked
     if none is left. `on_progress(player name, games finished, replies so far)` is called after every round.
-    Games are logged in `log_directory`, if there is one, under the players' `identities`.
+    Games are logged in `log_directory`, if there is one, under the players' `identities`; those in `finished`
+    (see `finished_games`), by player and seed, are not played again.
     """
-    everybody = [(name, "model", identities[name], player) for name, player in players.items()]
-    everybody += [(name, "heuristic", name, HeuristicPlayer(POLICIES[name])) for name in YARDSTICKS]
+    everybody = dict(players) | {name: HeuristicPlayer(POLICIES[name]) for name in YARDSTICKS}
     episodes, bank_scores = {}, {}
     bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, "test", is_trained)
-    for name, kind, identity, player in everybody:
+    for name, kind, identity in _kinds(identities):
+        player = everybody[name]
         progress = partial(on_progress, name) if kind == "model" else None
         with nullcontext() if log_directory is None else games.log(log_directory, name, kind, identity) as log:
-            episodes[name] = games.play(player, on_progress=progress, log=log)
+            episodes[name] = games.play(player, on_progress=progress, log=log, finished=finished.get(name, {}))
         if bank and kind == "model":
             bank_scores[name] = score_bank(player, bank)
     return {
@@ -154,6 +163,25 @@ def judge(
         "gain_over_base": gains(episodes, "base") if "base" in players else {},
         "state_bank": bank_scores,
     }
+
+
+def finished_games(games: Games, identities: Mapping[str, str], log_directory: Path) -> dict[str, dict[int, Episode]]:
+    """What a judge that was interrupted has logged, by player and seed. Logs of other weights, of games under other
+    conditions, and damaged ones are removed."""
+    found = {}
+    for name, kind, identity in _kinds(identities):
+        try:
+            with games.log(log_directory, name, kind, identity) as log:
+                found[name] = log.finished
+        except InputError:
+            games.log_path(log_directory, name).unlink()
+    return found
+
+
+def _kinds(identities: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, kind, identity) of all players of a run's judge."""
+    models = [(name, "model", identity) for name, identity in identities.items()]
+    return models + [(name, "heuristic", name) for name in YARDSTICKS]
 
 
 def _counted_from(already: int, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
