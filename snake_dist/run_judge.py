@@ -96,10 +96,10 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
         done = dict.fromkeys(spread, 0)
 
-        def on_progress(name: str, finished: int, replies: int) -> None:
+        def on_progress(name: str, finished: int, moves: int) -> None:
             done[name] = finished
             bar.update(sum(done.values()) - bar.n)
-            bar.set_postfix_str(f"{name}, {replies} moves")
+            bar.set_postfix_str(f"{name}, {moves} moves")
 
         return judge(
             spread,

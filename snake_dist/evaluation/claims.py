@@ -48,13 +48,19 @@ def check_claims(state: State, reply: str) -> tuple[Claim, ...]:
     return tuple(sorted(found, key=lambda claim: claim.start))
 
 
+_MOVES = re.compile(r"\bMoves:(?: [UDLR]\d*)+\.?\s*\Z")
 _CELL = re.compile(r"(?<!\S)([UDLR])(?=\d| [a-z])(\d*(?: (?:wall|block|apple|neck|tail|body))?)(?=[ .]|$)")
 _OK = re.compile(r"(?<!\S)ok((?: [UDLR])*)(?=\.|$)")
 _APPLE = re.compile(r"(?<!\S)apple ([LR-]) ([UD-])(?=\.|$)")
 
 
 def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis."""
+    """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis.
+
+    The letters after `Moves:` are decisions, no claims.
+    """
+    decided = _MOVES.search(reply)
+    reply = reply[: decided.start()] if decided else reply
     ok = _OK.search(reply)
     by_letter = {move.value[0]: move for move in Move}
     for match in _CELL.finditer(reply, 0, ok.start() if ok else len(reply)):

@@ -82,8 +82,8 @@ def _play(entrant: Entrant, games: Games, directory: Path | None) -> list[Episod
 
 
 def _shown_on(bar: Any) -> Callable[[int, int], None]:
-    def show(finished: int, replies: int) -> None:
-        bar.set_postfix_str(f"{replies} moves", refresh=False)
+    def show(finished: int, moves: int) -> None:
+        bar.set_postfix_str(f"{moves} moves", refresh=False)
         bar.update(finished - bar.n)
 
     return show

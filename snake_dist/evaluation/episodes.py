@@ -1,7 +1,9 @@
 """Plays whole games in lockstep and reports each as plain data.
 
 Replies are parsed strictly. One that names no move ends its game as `invalid_reply`, an illegal move ends it
-by the rules; neither is repaired or asked again.
+by the rules; neither is repaired or asked again. The moves of a reply that decides on several are made one after
+the other, and the player is asked again when they are used up or an apple has been eaten: those left are then
+dropped, since the reply could not know of the new apple.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from snake_dist.evaluation.claims import Claim, check_claims
 from snake_dist.evaluation.player import Answer, Player, answer_all
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, fatal_reason, new_game, step
-from snake_dist.game.text import parse_reply
+from snake_dist.game.text import parse_moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,11 @@ class Episode:
     end: str
     """An `End` value."""
     num_replies: int
-    """Replies asked for: `steps`, and one more if the last named no move."""
+    """Replies asked for."""
     num_valid_format: int
     """Replies that named a move."""
     num_legal: int
-    """Replies that named a legal move."""
+    """Legal moves made."""
     moves: tuple[str, ...]
     """Names of the moves, a fatal one included."""
     obstacles: tuple[Cell, ...] = ()
@@ -48,6 +50,8 @@ class Episode:
     """For each apple eaten: moves made by then, the eating one included."""
     replies: tuple[str, ...] = ()
     """The texts as they came."""
+    moves_made: tuple[int, ...] = ()
+    """For each reply: how many of its moves were made; 0 for one that named none."""
     claims: tuple[tuple[Claim, ...], ...] = ()
     """For each reply: what it says about the board, and whether that is so."""
     prompts: tuple[str, ...] | None = None
@@ -56,6 +60,11 @@ class Episode:
     """Tokens of each reply; None for a player without any."""
     ms: tuple[float, ...] = field(default=(), compare=False)
     """For each reply: wall clock of the round that answered it / games in that round, in milliseconds."""
+
+    @property
+    def num_decisions(self) -> int:
+        """Moves made, and replies that named none: what rates and costs per move are taken over."""
+        return len(self.moves) + self.num_replies - self.num_valid_format
 
 
 def game_seeds(n: int, range_name: str = "test") -> range:
@@ -84,7 +93,7 @@ def play_games(
     Episodes come in the order of the seeds, and an episode depends on its seed and the player alone: so for a
     player whose replies do not depend on their batch (see `ModelPlayer` for what floating point can change),
     `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
-    A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, replies so far)`
+    A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)`
     is called after every round, `on_finished(episode)` when a game has ended. `symmetry` (see `data.symmetry`)
     turns the board as the player sees it, and its moves back. Raises InputError for an impossible size or mode.
     """
@@ -93,7 +102,7 @@ def play_games(
     waiting = (_Game(seed, new_game(grid_size, seed, mode)) for seed in seeds)
     games: list[_Game] = []
     running: list[_Game] = []
-    num_replies = 0
+    num_moves = 0
     while True:
         while len(running) < batch_size and (game := next(waiting, None)) is not None:
             games.append(game)
@@ -105,15 +114,14 @@ def play_games(
         answers = answer_all(player, seen)
         ms = 1000 * (time.perf_counter() - started) / len(running)
         for game, state, answer in zip(running, seen, answers, strict=True):
-            game.answer(state, answer, ms, symmetry, max_steps)
-        num_replies += len(running)
+            num_moves += game.answer(state, answer, ms, symmetry, max_steps)
         if on_finished is not None:
             for game in running:
                 if game.state.end is not None:
                     on_finished(game.episode())
         running = [game for game in running if game.state.end is None]
         if on_progress is not None:
-            on_progress(len(games) - len(running), num_replies)
+            on_progress(len(games) - len(running), num_moves)
 
 
 @dataclass(slots=True)
@@ -128,21 +136,29 @@ class _Game:
     eaten_at: list[int] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     claims: list[tuple[Claim, ...]] = field(default_factory=list)
+    moves_made: list[int] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.state.apple is not None:
             self.apples.append(self.state.apple)
 
-    def answer(self, seen: State, answer: Answer, ms: float, symmetry: int, max_steps: int) -> None:
+    def answer(self, seen: State, answer: Answer, ms: float, symmetry: int, max_steps: int) -> int:
+        """Make the moves of an answer, as far as they go; returns how many were made."""
         self.answers.append(answer)
         self.claims.append(check_claims(seen, answer.text))
         self.ms.append(round(ms, 3))
-        move = parse_reply(answer.text)
-        if move is None:
+        moves, num_before, score = parse_moves(answer.text), len(self.moves), self.state.score
+        if moves is None:
             self.state = end_game(self.state, End.INVALID_REPLY)
-            return
-        move = transform_move(move, inverse(symmetry))
+        for move in moves or ():
+            self._make(transform_move(move, inverse(symmetry)), max_steps)
+            if self.state.end is not None or self.state.score > score:
+                break
+        self.moves_made.append(len(self.moves) - num_before)
+        return self.moves_made[-1]
+
+    def _make(self, move: Move, max_steps: int) -> None:
         self.moves.append(move)
         self.num_legal += fatal_reason(self.state, move) is None
         score = self.state.score
@@ -166,13 +182,14 @@ class _Game:
             steps=self.state.steps,
             end=self.state.end.value,
             num_replies=len(self.answers),
-            num_valid_format=len(self.moves),
+            num_valid_format=sum(made > 0 for made in self.moves_made),
             num_legal=self.num_legal,
             moves=tuple(move.value for move in self.moves),
             obstacles=tuple(sorted(self.state.obstacles)),
             apples=tuple(self.apples),
             eaten_at=tuple(self.eaten_at),
             replies=tuple(answer.text for answer in self.answers),
+            moves_made=tuple(self.moves_made),
             claims=tuple(self.claims),
             prompts=prompts or None,
             tokens=tokens or None,

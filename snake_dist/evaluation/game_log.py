@@ -48,6 +48,8 @@ def to_line(header: Header, episode: Episode) -> str:
         record["obstacles"] = episode.obstacles
     if episode.replies != episode.moves:
         record["replies"] = episode.replies
+    if any(made > 1 for made in episode.moves_made):
+        record["moves_made"] = episode.moves_made
     if any(episode.claims):
         record["claims"] = [[[c.start, c.end, int(c.true)] for c in claims] for claims in episode.claims]
     for name in ("prompts", "tokens"):
@@ -128,6 +130,8 @@ def _from_line(record: Mapping[str, Any]) -> tuple[Header, Episode]:
     check_game_options(header.grid_size, header.mode)
     moves = tuple(Move(move).value for move in record["moves"])
     replies = tuple(record.get("replies", moves))
+    # A log of single moves says nothing of it: one a reply, and none by a last reply that named no move.
+    made = tuple(map(int, record.get("moves_made", [1] * len(moves) + [0] * (len(replies) - len(moves)))))
     claims = record.get("claims", [[]] * len(replies))
     end = End(record["end"])
     num_fatal = end in (End.WALL, End.SELF, End.REVERSAL)
@@ -139,13 +143,14 @@ def _from_line(record: Mapping[str, Any]) -> tuple[Header, Episode]:
         steps=int(record["steps"]),
         end=end.value,
         num_replies=len(replies),
-        num_valid_format=len(moves),
+        num_valid_format=sum(n > 0 for n in made),
         num_legal=len(moves) - num_fatal,
         moves=moves,
         obstacles=tuple((int(x), int(y)) for x, y in record.get("obstacles", ())),
         apples=tuple((int(x), int(y)) for x, y in record["apples"]),
         eaten_at=tuple(map(int, record["eaten_at"])),
         replies=replies,
+        moves_made=made,
         claims=tuple(tuple(Claim(start, stop, bool(true)) for start, stop, true in each) for each in claims),
         prompts=tuple(record["prompts"]) if "prompts" in record else None,
         tokens=tuple(record["tokens"]) if "tokens" in record else None,
@@ -167,12 +172,13 @@ def _fault(header: Header, episode: Episode) -> str | None:
     except ValueError:
         return "there are moves after the game's end"
     assert state is not None
+    made = episode.moves_made
+    named = made[:-1] if episode.end == End.INVALID_REPLY.value else made
+    if len(made) != episode.num_replies or sum(made) != len(episode.moves) or min(named, default=1) < 1:
+        return f"{episode.num_replies} replies for {len(episode.moves)} moves and the end {episode.end}"
     if state.end is None and episode.end in (End.STEP_CAP.value, End.INVALID_REPLY.value):
-        is_stopped = episode.end == End.STEP_CAP.value
-        if is_stopped and state.steps != header.max_steps:
+        if episode.end == End.STEP_CAP.value and state.steps != header.max_steps:
             return f"stopped after {state.steps} moves, where max_steps is {header.max_steps}"
-        if len(episode.replies) != len(episode.moves) + (not is_stopped):
-            return f"{len(episode.replies)} replies for {len(episode.moves)} moves and the end {episode.end}"
         state = end_game(state, End(episode.end))
     if state.end is None:
         return f"the game is not over after its {len(episode.moves)} moves"

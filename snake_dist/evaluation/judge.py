@@ -144,7 +144,7 @@ def judge(
     """{"players": {name: summary}, "gain_over_base": ..., "state_bank": {name: rates}}, with the yardsticks' games.
 
     `is_trained` says whether a state was trained on; such states are left out of the bank, which is not asked
-    if none is left. `on_progress(player name, games finished, replies so far)` is called after every round.
+    if none is left. `on_progress(player name, games finished, moves so far)` is called after every round.
     Games are logged in `log_directory`, if there is one, under the players' `identities`; those in `finished`
     (see `finished_games`), by player and seed, are not played again.
     """
@@ -185,4 +185,4 @@ def _kinds(identities: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 
 def _counted_from(already: int, on_progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    return lambda finished, replies: on_progress(already + finished, replies)
+    return lambda finished, moves: on_progress(already + finished, moves)

@@ -119,9 +119,11 @@ def _replayed(header: Header, game: Episode) -> dict[str, Any]:
         "player": header.player,
         "seed": game.seed,
         "moves": "".join(move[0] for move in game.moves),
-        "replies": game.num_replies,
+        "ticks": game.num_decisions,
         "end": game.end,
     }
+    if any(made > 1 for made in game.moves_made):
+        record["made"] = game.moves_made
     if game.replies != game.moves:
         record["texts"] = game.replies
     if any(game.claims):

@@ -27,8 +27,8 @@ LENGTH_EDGES = (0, 5, 10, 20, 40, 80)
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The numbers of one player's games, as JSON.
 
-    `ends` names every reason, also those with 0 games, and sums to `games`. A rate is pooled over all replies
-    of all games; see `game_rate_interval` for its interval. Raises ValueError without episodes.
+    `ends` names every reason, also those with 0 games, and sums to `games`. A rate is pooled over all moves or
+    replies of all games; see `game_rate_interval` for its interval. Raises ValueError without episodes.
     """
     if not episodes:
         raise ValueError("there is no episode to summarize")
@@ -39,7 +39,9 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     ends = Counter(episode.end for episode in episodes)
     coverage = [_coverage(episode) for episode in episodes]
     claims = [[claim.true for reply in episode.claims for claim in reply] for episode in episodes]
-    ms_per_move = _mean_of_columns([episode.ms for episode in episodes])
+    decisions = [episode.num_decisions for episode in episodes]
+    ms_per_move = _per_move(episodes, [episode.ms for episode in episodes])
+    valid = [episode.num_valid_format for episode in episodes]
     return {
         "games": n,
         "apples": {
@@ -52,8 +54,8 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "coverage": {"mean": fmean(coverage), "ci95": as_json(bootstrap_mean_interval(coverage))},
         "fill_rate": rate(ends[End.BOARD_FULL.value], n),
         "starved_rate": rate(ends[End.STARVED.value], n),
-        "legal_move_rate": _pooled([episode.num_legal for episode in episodes], replies),
-        "format_valid_rate": _pooled([episode.num_valid_format for episode in episodes], replies),
+        "legal_move_rate": _pooled([episode.num_legal for episode in episodes], decisions),
+        "format_valid_rate": _pooled(valid, replies),
         "claims_true_rate": _pooled([sum(game) for game in claims], [len(game) for game in claims]),
         "ends": {end.value: ends[end.value] for end in End},
         "end_shares": {end.value: ends[end.value] / n for end in End},
@@ -61,7 +63,8 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "steps_per_apple": steps / sum(apples) if any(apples) else None,
         "steps_per_apple_by_length": _steps_by_length(episodes),
         "path_efficiency": _path_efficiency(episodes),
-        "tokens_per_move": _mean_of_columns([episode.tokens or () for episode in episodes]),
+        "moves_per_reply": sum(len(episode.moves) for episode in episodes) / sum(valid) if any(valid) else None,
+        "tokens_per_move": _per_move(episodes, [episode.tokens or () for episode in episodes]),
         "ms_per_move": ms_per_move,
         "moves_per_second": 1000 / ms_per_move if ms_per_move else None,
     }
@@ -122,6 +125,7 @@ def _pooled(successes: Sequence[int], trials: Sequence[int]) -> dict[str, Any]:
     return rate_entry(sum(good), sum(n), game_rate_interval(good, n))
 
 
-def _mean_of_columns(columns: Sequence[Sequence[float]]) -> float | None:
-    values = [value for column in columns for value in column]
-    return fmean(values) if values else None
+def _per_move(episodes: Sequence[Episode], columns: Sequence[Sequence[float]]) -> float | None:
+    """What the replies cost / moves of the games whose replies have a cost; see `Episode.num_decisions`."""
+    num_moves = sum(episode.num_decisions for episode, column in zip(episodes, columns, strict=True) if column)
+    return sum(map(sum, columns)) / num_moves if num_moves else None

@@ -144,7 +144,11 @@ def parse_moves(reply: str) -> tuple[Move, ...] | None:
             return None
         return tuple(_BY_INITIAL[word[0]] for word in several["moves"].split())
     move, rest = _json_move(text) if text.startswith("{") else (_plain_move(text), text)
-    if move is None or _SEVERAL_ANYWHERE.search(rest) or any(word != move for pattern in _DECISIONS for word in pattern.findall(rest)):
+    if (
+        move is None
+        or _SEVERAL_ANYWHERE.search(rest)
+        or any(word != move for pattern in _DECISIONS for word in pattern.findall(rest))
+    ):
         return None
     return (Move(move),)
 

@@ -14,6 +14,7 @@ from snake_dist.evaluation.report import write_report
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.game.text import render_prompt
 from snake_dist.heuristics.policies import POLICIES
+from tests.evaluation.planner import Planner
 
 HOSTILE = "</script><script>document.title = 'taken over'</script>"
 
@@ -46,6 +47,7 @@ def write_example(directory: Path, runs: dict[str, Path] | None = None, **option
     entrants = [
         Entrant("base", "model", "silent", silent),
         Entrant("adapter", "model", "reasoner", Reasoner, "base"),
+        Entrant("planner", "model", "planner", Planner),
         *find_entrants(["greedy"], PlayerOptions("", "compact"))[0],
     ]
     entrants += ladder_entrants(entrants)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import pytest
 
@@ -10,6 +11,7 @@ from snake_dist.evaluation.player import HeuristicPlayer
 from snake_dist.game.board import MODES, End, Move
 from snake_dist.game.rules import SEED_RANGES, new_game, step
 from snake_dist.heuristics.policies import POLICIES
+from tests.evaluation.planner import Planner
 
 NEVER = 10**9
 
@@ -60,6 +62,34 @@ def test_step_cap_ends_a_living_game():
 
 def test_an_end_by_the_rules_goes_before_the_step_cap():
     assert play_one(["UP"], max_steps=5).end == "wall"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("symmetry", [0, 6])
+def test_several_moves_a_reply_make_the_game_that_single_moves_make(mode, symmetry):
+    """The planner's moves are those of its policy up to the apple; what it says behind the apple is dropped."""
+    several = play_games(Planner(), 6, mode, range(10), 30, 4, symmetry=symmetry)
+    single = play_games(HeuristicPlayer(POLICIES["bfs"]), 6, mode, range(10), 30, 4, symmetry=symmetry)
+    for one, other in zip(several, single, strict=True):
+        for name in ("moves", "end", "score", "apples", "eaten_at", "num_legal", "steps"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert sum(one.moves_made) == one.num_decisions == len(one.moves)
+        assert len(one.moves_made) == one.num_replies == one.num_valid_format == len(one.prompts) < other.num_replies
+        ends = set(accumulate(one.moves_made))
+        assert {*one.eaten_at} <= ends  # asked again after each apple
+        assert all(made == 4 or at in one.eaten_at or at == one.steps
+                   for made, at in zip(one.moves_made, accumulate(one.moves_made), strict=True))  # fmt: skip
+    assert {made for game in several for made in game.moves_made} == {1, 2, 3, 4}
+
+
+def test_several_moves_end_at_a_fatal_one_and_at_the_cap():
+    fatal = play_one(["Moves: U U", "", "Moves: U8 U9 U10 U11"])
+    assert (fatal.end, fatal.moves_made, fatal.steps, fatal.num_legal) == ("wall", (2, 3), 5, 4)
+    capped = play_one(["Moves: L L L L"], mode="wrap", max_steps=6)
+    assert (capped.end, capped.moves_made, capped.num_legal) == ("step_cap", (4, 2), 6)
+    silent = play_one(["Moves: U U", "", "Moves: U R", "", "Moves: X"])
+    assert (silent.end, silent.moves_made, silent.num_decisions) == ("invalid_reply", (2, 2, 0), 5)
+    assert (silent.num_replies, silent.num_valid_format, silent.num_legal) == (3, 2, 4)
 
 
 @pytest.mark.parametrize("mode", MODES)

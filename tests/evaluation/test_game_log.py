@@ -13,6 +13,7 @@ from snake_dist.evaluation.player import Answer, HeuristicPlayer
 from snake_dist.game.board import MODES, Move
 from snake_dist.game.text import render_prompt
 from snake_dist.heuristics.policies import POLICIES
+from tests.evaluation.planner import Planner
 
 MAX_STEPS = 60
 
@@ -42,7 +43,9 @@ def play(player, mode="classic", seeds=range(8), **options):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("player", [HeuristicPlayer(POLICIES["bfs"]), Talker()], ids=["heuristic", "talker"])
+@pytest.mark.parametrize(
+    "player", [HeuristicPlayer(POLICIES["bfs"]), Talker(), Planner()], ids=["heuristic", "talker", "planner"]
+)
 def test_a_game_comes_back_as_it_was_written(tmp_path, mode, player):
     with GameLog(tmp_path / "games" / "p.jsonl", header(mode)) as log:
         played = play(player, mode, on_finished=log.append)
@@ -60,6 +63,31 @@ def test_what_a_model_said_and_saw_is_in_the_line():
         assert prompt == render_prompt(state, "compact")
     start, end, _ = line["claims"][0][0]
     assert line["replies"][0][start:end] == "ok U D"
+
+
+def test_a_log_of_single_moves_reads_as_one_move_a_reply():
+    for player, last in ((Talker(), 0), (HeuristicPlayer(POLICIES["greedy"]), 1)):
+        (episode,) = play(player, seeds=[3])
+        line = to_line(header(), episode)
+        assert "moves_made" not in json.loads(line)
+        assert read_back(episode).moves_made == episode.moves_made == (1,) * (episode.num_replies - 1) + (last,)
+
+
+PLANS = {
+    "a move too many": (lambda made: [made[0] + 1, *made[1:]], "replies for"),
+    "a reply without a move": (lambda made: [0, made[0] + made[1], *made[2:]], "replies for"),
+    "a reply too few": (lambda made: [made[0] + made[1], *made[2:]], "replies for"),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_moves_that_the_replies_do_not_account_for_are_refused(tmp_path, name):
+    change, message = PLANS[name]
+    (episode,) = play(Planner(), seeds=[3])
+    line = json.loads(to_line(header(), episode))
+    (tmp_path / "p.jsonl").write_text(json.dumps(line | {"moves_made": change(line["moves_made"])}) + "\n")
+    with pytest.raises(InputError, match=message):
+        read_log(tmp_path / "p.jsonl", check=True)
 
 
 def test_a_stopped_comparison_goes_on_with_the_games_that_are_missing(tmp_path):

@@ -118,6 +118,26 @@ def test_reasoning_is_shown_and_its_false_claims_are_marked(browser, page_file):
         assert page.title() == "Snake: who plays how well"
 
 
+def test_a_reply_of_several_moves_stays_beside_the_boards_of_its_moves(browser, page_file):
+    """Every move of the game: the reply that decided it, the board before it, and where in the reply it is."""
+    seed = games().seeds[2]
+    episode = logged(page_file, "planner")[seed]
+    assert set(episode.moves_made) == {1, 2, 3, 4}
+    decided = [(reply, k + 1, made) for reply, made in enumerate(episode.moves_made) for k in range(made)]
+    with opened(browser, page_file) as page:
+        choose(page, "planner", "base", seed)
+        assert page.locator("#scrub").get_attribute("max") == str(episode.steps)
+        for t, (reply, k, made) in enumerate(decided):
+            scrub(page, t)
+            assert shown(page, 0) == (t, heads(episode)[t])
+            assert page.inner_text("#reply-0") == episode.replies[reply]
+            ending = f"next {episode.moves[t]}" + (f" ({k} of {made} in this reply)" if made > 1 else "")
+            assert page.inner_text("#state-0").endswith(ending)
+        page.keyboard.press("d")
+        assert shown(page, 0)[0] == episode.steps
+        assert page.inner_text("#reply-0") == episode.replies[-1]
+
+
 def test_the_page_says_what_report_json_says(browser, page_file):
     report = json.loads((page_file.parent / "report.json").read_text())
     with opened(browser, page_file) as page:

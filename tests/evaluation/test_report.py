@@ -62,6 +62,18 @@ def test_numbers_of_known_games():
     }
 
 
+def test_costs_and_legality_are_per_move_where_a_reply_makes_several():
+    game = replace(
+        episode(1, 0, 6, "self"),
+        num_replies=3, num_valid_format=3, moves_made=(4, 2, 1), tokens=(20, 12, 10), ms=(8, 4, 2), replies=("",) * 3,
+    )  # fmt: skip
+    summary = summarize([game])
+    assert (summary["legal_move_rate"]["value"], summary["legal_move_rate"]["n"]) == (6 / 7, 7)
+    assert (summary["format_valid_rate"]["value"], summary["format_valid_rate"]["n"]) == (1, 3)
+    assert (summary["moves_per_reply"], summary["tokens_per_move"]) == (7 / 3, 6)
+    assert (summary["ms_per_move"], summary["moves_per_second"]) == (2, 500)
+
+
 @pytest.mark.parametrize("policy", ["random-legal", "bfs"])
 def test_ends_sum_to_games(policy):
     summary = summarize(play_games(HeuristicPlayer(POLICIES[policy]), 5, "classic", range(40), 20, 16))

@@ -16,18 +16,24 @@ const Replay = (() => {
       if (state.body !== before.body) heads.push(state.body[0]);
       points.push({ at: heads.length - 1, score: state.score, apple: state.apple });
     }
-    return { heads, points, obstacles: state.obstacles, gridSize: state.gridSize };
+    return { heads, points, obstacles: state.obstacles, gridSize: state.gridSize, replyAt: replyAt(game) };
+  }
+
+  // For each tick the reply that decides it, and which of its moves it is. A reply without a move takes one tick too.
+  function replyAt(game) {
+    const made = game.made ?? Array(game.ticks).fill(1);
+    return made.flatMap((moves, reply) => Array.from({ length: Math.max(moves, 1) }, (_, i) => ({ reply, move: i + 1, of: moves })));
   }
 
   function position(side, t) {
     const { heads, points, obstacles, gridSize } = view.tracks[side];
     const game = view.games[side], i = Math.min(t, points.length - 1), { at, score, apple } = points[i];
     const body = heads.slice(Math.max(at - score, 0), at + 1).reverse();
-    return { gridSize, obstacles, body, apple, score, moves: i, end: t >= game.replies ? game.end : null };
+    return { gridSize, obstacles, body, apple, score, moves: i, end: t >= game.ticks ? game.end : null };
   }
 
-  function reasoning(game, t) {
-    const i = Math.min(t, game.replies - 1), text = game.texts ? game.texts[i] : LETTERS[game.moves[i]] ?? "";
+  function reasoning(game, i) {
+    const text = game.texts ? game.texts[i] : LETTERS[game.moves[i]] ?? "";
     const parts = document.createDocumentFragment();
     let done = 0;
     for (const [start, end, isTrue] of (game.claims && game.claims[i]) || []) {
@@ -36,7 +42,7 @@ const Replay = (() => {
       const claim = document.createElement("mark");
       claim.className = isTrue ? "true" : "false";
       claim.textContent = text.slice(start, end);
-      claim.title = isTrue ? "true of this board" : "false of this board";
+      claim.title = isTrue ? "true of the board that was shown" : "false of the board that was shown";
       if (!isTrue) claim.insertAdjacentHTML("beforeend", '<span class="hidden"> (false)</span>');
       parts.append(claim);
       done = end;
@@ -51,14 +57,16 @@ const Replay = (() => {
       box.hidden = game === null;
       if (!game) continue;
       const now = position(side, view.t), next = LETTERS[game.moves[view.t]] ?? null;
+      const said = view.tracks[side].replyAt[Math.min(view.t, game.ticks - 1)];
+      const which = said.of > 1 ? ` (${said.move} of ${said.of} in this reply)` : "";
       drawBoard($(`board-${side}`), now, next);
       $(`title-${side}`).textContent = game.player;
       $(`state-${side}`).textContent = `${now.score} apple${now.score === 1 ? "" : "s"}, move ${now.moves}` +
-        (now.end ? `: ${END_TEXT[now.end]}` : next ? `, next ${next}` : "");
+        (now.end ? `: ${END_TEXT[now.end]}` : next ? `, next ${next}${which}` : "");
       box.classList.toggle("dead", DEAD.has(now.end));
       box.dataset.head = now.body[0];
       box.dataset.move = now.moves;
-      $(`reply-${side}`).replaceChildren(reasoning(game, view.t));
+      $(`reply-${side}`).replaceChildren(reasoning(game, said.reply));
     }
     $("scrub").value = view.t;
     $("scrub").setAttribute("aria-valuetext", `move ${view.t} of ${$("scrub").max}`);
@@ -93,7 +101,7 @@ const Replay = (() => {
 
   // The first death among the games shown, after the current move if there is one.
   function death() {
-    const deaths = view.games.filter((game) => game && DEAD.has(game.end)).map((game) => game.replies).sort((a, b) => a - b);
+    const deaths = view.games.filter((game) => game && DEAD.has(game.end)).map((game) => game.ticks).sort((a, b) => a - b);
     if (deaths.length) go(deaths.find((t) => t > view.t) ?? deaths[0]);
   }
   function disagreement() {
@@ -110,7 +118,7 @@ const Replay = (() => {
     view.games = [0, 1].map((side) =>
       view.data.games.find((game) => game.player === $(`player-${side}`).value && game.seed === seed) ?? null);
     view.tracks = view.games.map((game) => game && track(game));
-    $("scrub").max = Math.max(0, ...view.games.filter(Boolean).map((game) => game.replies));
+    $("scrub").max = Math.max(0, ...view.games.filter(Boolean).map((game) => game.ticks));
     $("to-disagreement").disabled = view.games.includes(null);
     $("to-death").disabled = !view.games.some((game) => game && DEAD.has(game.end));
     view.t = 0;
