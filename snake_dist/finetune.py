@@ -157,7 +157,8 @@ def train_and_save(run: Run, summary: dict[str, Any], session: Session) -> Metri
         directory = run.output_dir / ADAPTER_DIR
         published = publishable(model.peft_config["default"], tensors, start)
         metadata = adapter_metadata(run, published.config, summary["training"])
-        save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata))
+        prompts = run.data.dataset.prompt_hashes
+        save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata), prompts)
         prove_adapter(directory, published.shapes)
 
     agree(run.world, save)

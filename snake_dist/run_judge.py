@@ -101,7 +101,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
             bar.update(sum(done.values()) - bar.n)
             bar.set_postfix_str(f"{name}, {moves} moves")
 
-        return judge(
+        results = judge(
             spread,
             games,
             identities=identities,
@@ -110,3 +110,4 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
             log_directory=log_directory if world.is_main else None,
             finished=finished,
         )
+    return results | {"trained_positions": {"adapter": len(run.data.dataset)}}

@@ -85,7 +85,7 @@ def tiny_model(directory: Path, family: str) -> Path:
     return directory
 
 
-def tiny_adapter(directory: Path, base: Path, seed: int = 0, **metadata: Any) -> Path:
+def tiny_adapter(directory: Path, base: Path, seed: int = 0, prompt_hashes: Any = None, **metadata: Any) -> Path:
     """Save a random LoRA adapter of rank 2 on the model in `base`, as a run would, for 5 x 5 compact games."""
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -104,5 +104,5 @@ def tiny_adapter(directory: Path, base: Path, seed: int = 0, **metadata: Any) ->
     known |= {"grid_size": 5, "mode": "classic"} | metadata
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     published = Published(peft.peft_config["default"], tensors, shapes)
-    save_adapter(directory, published, AutoTokenizer.from_pretrained(base), known, "a test's adapter")
+    save_adapter(directory, published, AutoTokenizer.from_pretrained(base), known, "a test's adapter", prompt_hashes)
     return directory

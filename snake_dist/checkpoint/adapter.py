@@ -12,12 +12,16 @@ from snake_dist.checkpoint.published import Published, Shapes
 from snake_dist.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = "adapter_model.safetensors"
 METADATA = "adapter_metadata.json"
+TRAINED_PROMPTS = "trained_prompts.safetensors"
+MAX_PROMPT_HASHES = 1 << 22
+"""32 MiB of them."""
 
 
 def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -51,14 +55,22 @@ def save_adapter(
     tokenizer: PreTrainedTokenizerBase,
     metadata: dict[str, Any],
     model_card: str,
+    prompt_hashes: np.ndarray | None = None,
 ) -> None:
     """Publish `directory` with what PEFT, vLLM and the like expect, and `adapter_metadata.json`. Rank 0 only.
 
-    Raises OSError if it cannot be written.
+    `prompt_hashes` (uint64) of the training prompts are kept with it, unless they are more than `MAX_PROMPT_HASHES`:
+    who judges the adapter leaves out what it was trained on. Raises OSError if it cannot be written.
     """
+    import numpy as np
+    from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
 
+    distinct = None if prompt_hashes is None else np.unique(prompt_hashes)
+
     def write(temporary: Path) -> None:
+        if distinct is not None and len(distinct) <= MAX_PROMPT_HASHES:
+            save_arrays({"prompt_hashes": distinct}, temporary / TRAINED_PROMPTS)
         save_file(published.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         published.config.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
@@ -98,6 +110,26 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict) or not (directory / WEIGHTS).is_file():
         raise InputError(f"adapter {str(directory)!r}: {METADATA} or {WEIGHTS} is not that of an adapter")
     return metadata
+
+
+def read_prompt_hashes(directory: Path) -> np.ndarray | None:
+    """What `save_adapter` kept of the training prompts (uint64, sorted); None if it kept nothing.
+
+    Raises InputError if the file is none of these.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = directory / TRAINED_PROMPTS
+    if not path.is_file():
+        return None
+    try:
+        hashes = load_file(path)["prompt_hashes"]
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise InputError(f"{path}: cannot be read ({problem})") from None
+    if hashes.dtype != "uint64" or hashes.ndim != 1 or bool((hashes[1:] <= hashes[:-1]).any()):
+        raise InputError(f"{path}: prompt_hashes is not a sorted list of 64-bit numbers")
+    return hashes
 
 
 def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:

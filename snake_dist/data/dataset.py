@@ -13,7 +13,7 @@ import platformdirs
 
 from snake_dist.data.packing import Example
 from snake_dist.data.records import resolve_paths
-from snake_dist.data.tokenization import INDEX_DTYPE, tokenize
+from snake_dist.data.tokenization import INDEX_DTYPE, is_among, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,11 +73,14 @@ class TokenizedDataset:
         """int32 [examples]: trained tokens of each example; mapped, not read."""
         return self._index["num_loss_tokens"]
 
+    @property
+    def prompt_hashes(self) -> np.ndarray:
+        """uint64, sorted: `tokenization.hash_prompt` of every line's prompt; mapped, not read."""
+        return self._prompt_hashes
+
     def has_prompt(self, prompt_hash: int) -> bool:
         """Whether a line's prompt has this `tokenization.hash_prompt`."""
-        wanted = np.uint64(prompt_hash)
-        at = int(np.searchsorted(self._prompt_hashes, wanted))
-        return at < len(self._prompt_hashes) and bool(self._prompt_hashes[at] == wanted)
+        return is_among(prompt_hash, self._prompt_hashes)
 
     def games(self) -> list[str]:
         """Key of every game, read now."""

@@ -58,6 +58,13 @@ def hash_prompt(prompt: str) -> int:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "little")
 
 
+def is_among(prompt_hash: int, hashes: np.ndarray) -> bool:
+    """Whether a `hash_prompt` is among these (uint64, sorted)."""
+    wanted = np.uint64(prompt_hash)
+    at = int(np.searchsorted(hashes, wanted))
+    return at < len(hashes) and bool(hashes[at] == wanted)
+
+
 def tokenize(
     paths: list[Path], tokenizer: PreTrainedTokenizerBase, *, bad_lines: str, for_training: bool, cache: Path
 ) -> Path:

@@ -14,6 +14,7 @@ from snake_dist.evaluation.judge import Games
 from snake_dist.evaluation.play_metrics import gains, summarize
 from snake_dist.evaluation.players import Entrant
 from snake_dist.evaluation.state_bank import build_bank, score_bank
+from snake_dist.game.board import State
 
 HumanGames = Mapping[str, tuple[str, Sequence[Episode]]]
 
@@ -24,15 +25,16 @@ def compare(
     directory: Path | None,
     bank_states: int,
     human_games: HumanGames | None = None,
+    is_trained: Callable[[State], bool] = lambda _: False,
 ) -> tuple[dict[str, Any], dict[str, list[Episode]]]:
     """What `report.write_report` takes, {"players": ..., "gain_over_base": ..., "state_bank": ...}, and all games.
 
     With a directory, games are logged in its `games/`, and those already there are not played again. An entrant is
     loaded when its turn comes, and not at all if there is nothing left for it to do. Humans may stop early, and
-    are not asked about the bank; `human_games`, by player with identity, were played elsewhere. Raises InputError
-    for logs of other games, before anything is loaded.
+    are not asked about the bank; `human_games`, by player with identity, were played elsewhere. The bank leaves out
+    what `is_trained` in any of its images. Raises InputError for logs of other games, before anything is loaded.
     """
-    bank = build_bank(games.grid_size, games.mode, bank_states) if bank_states else []
+    bank = build_bank(games.grid_size, games.mode, bank_states, "test", is_trained) if bank_states else []
     if directory is not None:
         for entrant in entrants:
             with games.log(directory / "games", entrant.name, entrant.kind, entrant.identity):

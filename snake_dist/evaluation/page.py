@@ -83,6 +83,7 @@ def _render(
         end_text={end.value: text for end, text in END_TEXT.items()},
         players=list(players),
         metrics=metric_table(players, report["state_bank"]),
+        trained=report.get("trained_positions", {}) if report["state_bank"] else {},
         curves=training_curves(runs),
     )
 

@@ -20,9 +20,11 @@ from snake_dist.evaluation.players import (
     find_entrants,
     ladder_entrants,
     mode_entrants,
+    trained_prompts,
     training_runs,
 )
 from snake_dist.evaluation.report import render_table, write_report
+from snake_dist.game.board import State
 
 _LOWEST = {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}
 
@@ -95,7 +97,13 @@ def play(config: Play) -> dict[str, Any]:
         entrants += ladder_entrants(entrants)
     human_games = read_human_games(config.human_log, games)
     bank_states = config.bank_states if config.report else 0
-    results, episodes = compare(entrants, games, config.report, bank_states, human_games)
+    trained = trained_prompts(config.player)
+
+    def is_trained(state: State) -> bool:
+        return any(prompts is not None and prompts.hold(state) for prompts in trained.values())
+
+    results, episodes = compare(entrants, games, config.report, bank_states, human_games, is_trained)
+    results["trained_positions"] = {name: prompts and len(prompts.hashes) for name, prompts in trained.items()}
     if results["players"]:
         print(render_table(results["players"]))
         _write(config, entrants, games, results, episodes)

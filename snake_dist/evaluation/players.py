@@ -8,13 +8,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snake_dist.checkpoint.adapter import load_adapter, read_metadata
+from snake_dist.checkpoint.adapter import load_adapter, read_metadata, read_prompt_hashes
 from snake_dist.checkpoint.publish import sha256_of
 from snake_dist.errors import InputError
 from snake_dist.evaluation.endpoint import EndpointPlayer, check_endpoint
 from snake_dist.evaluation.human import TerminalPlayer
 from snake_dist.evaluation.modes import ConstrainedPlayer, with_examples
 from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
+from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model import base
@@ -107,6 +108,16 @@ def training_runs(names: Sequence[str]) -> dict[str, Path]:
     directories = [Path(word).absolute() for word in _adapter_words(list(names))]
     runs = {label: path.parents[1] for label, path in zip(_labels(directories), directories, strict=True)}
     return {label: run for label, run in runs.items() if (run / "metrics.jsonl").is_file()}
+
+
+def trained_prompts(names: Sequence[str]) -> dict[str, TrainedPrompts | None]:
+    """{label: training prompts} of the adapters among the words of --player; None where nothing was kept."""
+    directories = [Path(word) for word in _adapter_words(list(names))]
+    found: dict[str, TrainedPrompts | None] = {}
+    for label, directory in zip(_labels(directories), directories, strict=True):
+        hashes = read_prompt_hashes(directory)
+        found[label] = None if hashes is None else TrainedPrompts(read_metadata(directory)["style"], hashes)
+    return found
 
 
 def mode_entrants(

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snake_dist.data.completions import begins_shortest_path
 from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_state
+from snake_dist.data.tokenization import hash_prompt, is_among
 from snake_dist.evaluation.claims import check_claims
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.player import Player
 from snake_dist.evaluation.statistics import game_rate_interval, rate, rate_entry
 from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
-from snake_dist.game.text import parse_reply
+from snake_dist.game.text import parse_reply, render_prompt
 from snake_dist.heuristics.policies import bfs_safe
 from snake_dist.heuristics.search import optimal_moves, safe_first_moves, tail_distances
+
+if TYPE_CHECKING:
+    import numpy as np
 
 STATES_PER_GAME = 8
 """One in each of 8 equal bands of snake length."""
@@ -33,6 +37,18 @@ FILL_EDGES = (0, 10, 25, 50, 100)
 
 _GAMES_PER_STATE = 4
 _STREAM = 0x9FB21C651E98DF25  # keeps these draws apart from the apples'
+
+
+@dataclass(frozen=True)
+class TrainedPrompts:
+    """What an adapter was trained on, as far as it is kept with it."""
+
+    style: str
+    hashes: np.ndarray
+    """uint64, sorted: `hash_prompt` of every distinct training prompt."""
+
+    def hold(self, state: State) -> bool:
+        return is_among(hash_prompt(render_prompt(state, self.style)), self.hashes)
 
 
 def build_bank(

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-PUBLISHED = (
-    ("DeepSeek-R1", 16.3, (13.6, 18.9), 14),
-    ("hunyuan-t1", 15.2, None, None),
-    ("deepseek-chat", 7.7, None, None),
-    ("mistral-small-24b", 1.7, None, None),
-    ("mistral-7b", 0.33, None, None),
-)
-"""(model, mean apples, interval, games) as published by others: 10 x 10, one apple, no fine-tuning, no step cap."""
+from snake_dist.evaluation.statistics import bootstrap_mean_interval
+
+PUBLISHED = {
+    "deepseek-reasoner": (20, 25),
+    "hunyuan-t1": (8, 27, 12, 16, 16, 24, 13, 14),
+    "devstral-24b": (4, 3, 0, 2, 0, 6, 0, 2),
+    "gemma3-12b": (0, 2, 0, 0, 0, 0),
+    "mistral-7b": (1, 0, 0, 2, 1, 0),
+}
+"""Model -> apples of each game in logs that others published, not measured here:
+github.com/reveurmichael/machine_learning, llm-play-snake-game-v3-MoE/logs/MODEL_2025061[78]_*/summary.json at commits
+48e1f781 (the first two models) and d4c3082c. A board of 10 x 10, one apple, no fine-tuning; at most 400 or 800 steps; a
+reply may plan several moves, and some may be empty."""
+MIN_PUBLISHED_GAMES = 5
+"""Fewer give no interval."""
 
 _GAME_METRICS = (
     "apples.mean", "apples.median", "apples.p5", "apples.max", "coverage.mean", "fill_rate", "starved_rate",
@@ -34,7 +42,9 @@ def ladder_rows(
         for name, summary in players.items()
     ]
     if (settings["grid_size"], settings["mode"], settings["max_steps"]) == (10, "classic", 0):
-        found += [(name, "published", mean, interval, games) for name, mean, interval, games in PUBLISHED]
+        found += [
+            (name, "published", fmean(apples), _interval(apples), len(apples)) for name, apples in PUBLISHED.items()
+        ]
     tops = [interval[1] if interval else mean for _, _, mean, interval, _ in found]
     top = max(1, -int(-max(tops) // 1))
     rows = []
@@ -43,7 +53,7 @@ def ladder_rows(
         bounds = f" [{low:.2f}, {high:.2f}]" if interval else ""
         rows.append(
             {
-                "name": f"{name} ({games} games)" if kind == "published" and games else name,
+                "name": f"{name} ({games} games)" if kind == "published" else name,
                 "kind": kind,
                 "at": round(100 * mean / top, 2),
                 "interval": interval is not None,
@@ -53,6 +63,10 @@ def ladder_rows(
             }
         )
     return rows, top
+
+
+def _interval(apples: Sequence[int]) -> Any:
+    return bootstrap_mean_interval(apples) if len(apples) >= MIN_PUBLISHED_GAMES else None
 
 
 def _kind(name: str, kinds: Mapping[str, str]) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from snake_dist.checkpoint.publish import broken_files
+from snake_dist.data.symmetry import transform_state
+from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
+from snake_dist.evaluation import comparison
 from snake_dist.evaluation import players as players_module
 from snake_dist.evaluation.comparison import compare
 from snake_dist.evaluation.game_log import read_log
 from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
+from snake_dist.evaluation.state_bank import build_bank, score_bank
+from snake_dist.game.text import render_prompt
 from tests.tiny_models import tiny_adapter
 
 GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
@@ -95,6 +103,27 @@ def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters,
     for name in ("base", "adapter"):
         assert again["players"][name] == results["players"][name]
     assert without_time(again["players"]["greedy"]) == without_time(results["players"]["greedy"])
+
+
+def test_positions_that_an_adapter_was_trained_on_are_left_out_of_the_bank(tmp_path, llama_dir, monkeypatch):
+    bank = build_bank(5, "classic", 12)
+    # Mirrored: as many training files show them.
+    trained = [render_prompt(transform_state(state, 5), "compact") for state in bank[:4]]
+    hashes = np.array([hash_prompt(prompt) for prompt in [*trained, *trained]], np.uint64)
+    kept, bare = tmp_path / "kept/model_artifacts", tmp_path / "bare/model_artifacts"
+    tiny_adapter(kept, llama_dir, prompt_hashes=hashes)
+    tiny_adapter(bare, llama_dir)
+    assert broken_files(kept) == []
+    asked = []
+    monkeypatch.setattr(comparison, "score_bank", lambda player, bank: asked.append(bank) or score_bank(player, bank))
+    players = ("adapter", str(kept), str(bare), "greedy")
+    play(Play(players, games=2, max_steps=2, report=tmp_path / "report", bank_states=12, ladder=False))
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["trained_positions"] == {str(kept): 4, str(bare): None}
+    assert len(asked) == 4, "base, both adapters, greedy"
+    for states in asked:
+        assert states[:8] == bank[4:]
+        assert len(states) == 12
 
 
 def without_time(summary):

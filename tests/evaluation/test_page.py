@@ -145,7 +145,7 @@ def test_the_page_says_what_report_json_says(browser, page_file):
         for name, summary in report["players"].items():
             assert f"{name}\t" in ladder.replace("\n", "\t")
             assert f"{summary['apples']['mean']:.2f}" in ladder
-        assert "DeepSeek" not in ladder  # a 6 x 6 board: nobody has published anything for it
+        assert "hunyuan" not in ladder  # a 6 x 6 board: nobody has published anything for it
         assert "adapter over its base" in page.inner_text("main")
         assert page.locator(".curve path").count() == 2
         assert "human" not in ladder

@@ -12,6 +12,7 @@ from snake_dist.evaluation.player import HeuristicPlayer
 from snake_dist.evaluation.report import flatten, render_table, write_report
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 from snake_dist.evaluation.statistics import paired_gain
+from snake_dist.evaluation.tables import ladder_rows
 from snake_dist.game.board import End
 from snake_dist.heuristics.policies import POLICIES
 
@@ -144,6 +145,16 @@ def test_every_name_is_documented():
     }
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
     assert all(f"`{bucket}`" in page for bucket in bank_scores["by_fill"])
+
+
+def test_published_rows_stand_beside_comparable_games_only():
+    settings = {"grid_size": 10, "mode": "classic", "max_steps": 0}
+    players = {"bfs": summarize([episode(seed, score=20 + seed) for seed in range(5)])}
+    rows = {row["name"]: row["text"] for row in ladder_rows(players, {}, settings)[0]}
+    assert rows["deepseek-reasoner (2 games)"] == "22.50"
+    assert rows["hunyuan-t1 (8 games)"].startswith("16.25 [")
+    for other in ({"grid_size": 8}, {"mode": "wrap"}, {"max_steps": 100}):
+        assert [row["name"] for row in ladder_rows(players, {}, settings | other)[0]] == ["bfs"]
 
 
 def leaves(tree, prefix=""):

@@ -122,7 +122,8 @@ def forward_unequally(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "adalora", "pissa", "dora"])
 def test_training_goes_on_as_if_no_game_had_been_played_in_every_cell(make_config, adapter):
-    check_bits(make_config, adapter, list(ZERO), base_dtype="bfloat16")
+    for stages in (["zero0", "zero1", "zero2"], ["zero3", "offload"]):
+        check_bits(make_config, adapter, stages, base_dtype="bfloat16")
 
 
 def check_bits(make_config, adapter, stages, **flags):
