@@ -5,6 +5,16 @@ direction the cell it leads to and what is there, in few tokens, for small model
 
     U37 D35 L26 R46 body. ok U D L. apple R -. Move: UP
 
+The others say less or more of it, to find out what helps (`docs/climb.md`):
+
+move   `Move: UP`
+facts  compact without the legal moves: `U37 D35 L26 R46 body. apple R -. Move: UP`
+path   compact with the teacher's moves to the apple, `MAX_MOVES` at most, and the cells they lead to:
+       `U37 D35 L26 R46 body. ok U D L. apple R -. Moves: R46 R56`
+cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, the last slot that shortcuts may lead to or
+       `follow`, then moves and the slots they lead to, `MAX_SHORTCUTS` at most, or `MAX_MOVES` slot by slot:
+       `at 57 apple 112 tail 140 reach 112. Moves: R58 U73 U74 L88`
+
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
 from the head. *Distance* is the Manhattan distance, around the edges in wrap mode. *Danger* is a fatal move:
@@ -14,27 +24,41 @@ straight on, left or right of the heading; a snake of length 1 has no heading, U
 
 from __future__ import annotations
 
+from itertools import islice
+
 from snake_dist.game.board import Cell, Move, State, destination
-from snake_dist.game.rules import fatal_reason, legal_moves
+from snake_dist.game.rules import fatal_reason, legal_moves, step
 from snake_dist.game.text import check_style, format_cell
-from snake_dist.heuristics.policies import apple_distance
+from snake_dist.heuristics.hamiltonian import shortcut_path, view_cycle
+from snake_dist.heuristics.policies import POLICIES, apple_distance
 from snake_dist.heuristics.search import distances, tail_distances
 
+MAX_MOVES = 16
+"""Moves that a line of several teaches, at most."""
+MAX_SHORTCUTS = 4
+"""The same where they are shortcuts of the cycle: the tail moves on meanwhile, and opens shorter ones."""
 _V004_ORDER = (Move.UP, Move.RIGHT, Move.DOWN, Move.LEFT)
 
 
 def render_completion(state: State, move: Move, style: str, policy: str) -> str:
-    """The completion that teaches `move`, chosen by `policy` in `state`; styles: `game.text.PROMPT_STYLES`.
+    """The completion that teaches `move`, chosen by `policy` in `state`; styles: `game.text.STYLES`.
 
-    Raises InputError for an unknown style, ValueError for a finished game or a move that is fatal.
+    Raises InputError for an unknown style, ValueError for a finished game, a move that is fatal, and style cycle
+    where `move` is not the next of `shortcut_path`.
     """
     check_style(style)
     if state.apple is None or fatal_reason(state, move) is not None:
         raise ValueError(f"{move.value} is no move to teach: the board is full or the move fatal")
     x, y = state.head
     moving = f"Moving {move.value} from [{x}, {y}]"
-    if style == "compact":
-        return f"{_surroundings(state)}. ok {_letters(state)}. apple {apple_sides(state)}. Move: {move.value}"
+    if style == "cycle":
+        return _cycle(state, move)
+    if style in ("move", "facts", "compact", "path"):
+        facts = "" if style == "move" else f"{_surroundings(state)}. "
+        ok = f"ok {_letters(state)}. " if style in ("compact", "path") else ""
+        apple = f"apple {apple_sides(state)}. " if facts else ""
+        decision = f"Moves: {_path(state, move, policy)}" if style == "path" else f"Move: {move.value}"
+        return f"{facts}{ok}{apple}{decision}"
     if style == "sentence":
         return f"{moving}\n\n{_metrics(state, style)}\n\nConclusion: The move is: {move.value}"
     found, rationale = _reason(state, move)
@@ -127,6 +151,27 @@ def dangers(state: State) -> dict[str, int]:
     dx, dy = heading(state).delta
     by_delta = {move.delta: int(fatal_reason(state, move) is not None) for move in Move}
     return {"straight": by_delta[dx, dy], "left": by_delta[-dy, dx], "right": by_delta[dy, -dx]}
+
+
+def _path(state: State, move: Move, policy: str) -> str:
+    """`R46 R56`: the moves of `policy` from `move` to the apple, `MAX_MOVES` at most, and where they lead."""
+    walked: list[str] = []
+    now = state
+    while now.end is None and now.score == state.score and len(walked) < MAX_MOVES:
+        taken = POLICIES[policy](now) if walked else move
+        now = step(now, taken)
+        walked.append(f"{taken.value[0]}{format_cell(now.head, now.grid_size)}")
+    return " ".join(walked)
+
+
+def _cycle(state: State, move: Move) -> str:
+    view = view_cycle(state)
+    path = list(islice(shortcut_path(state), MAX_MOVES if view is None or view.reach is None else MAX_SHORTCUTS))
+    if view is None or not path or path[0][0] is not move:
+        raise ValueError(f"{move.value} does not follow the cycle: style cycle cannot teach it")
+    reach = "follow" if view.reach is None else f"reach {view.reach}"
+    moves = " ".join(f"{step.value[0]}{slot}" for step, slot in path)
+    return f"at {view.head} apple {view.apple} tail {view.tail} {reach}. Moves: {moves}"
 
 
 def _surroundings(state: State) -> str:

@@ -50,13 +50,14 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
     # Two generators, so that the game is the same whichever lines are kept.
     move_rng, line_rng = _generator("moves", seed), _generator("lines", seed)
     moves, apples, dropped = [], [], Counter[str]()
+    sample = _Sample(config.max_lines_per_length, _generator("sample", seed))
     while state.end is None:
         taught = POLICIES[config.policy](state)
         is_drawn, line_rng = _is_drawn(config.line_rate, line_rng)
-        if not is_drawn:
-            dropped["line_rate"] += 1
-        elif config.only_shortest_path and not begins_shortest_path(state, taught):
-            dropped["only_shortest_path"] += 1
+        if reason := "line_rate" if not is_drawn else _unwanted(config, state, taught):
+            dropped[reason] += 1
+        elif config.max_lines_per_length:
+            sample.add(len(state.body), (state, taught))
         else:
             part.writelines(_lines(config, state, taught, index))
         move_rng, played = _played_move(state, taught, config.random_move_rate, move_rng)
@@ -65,6 +66,9 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
         state = step(state, played)
         if state.end is None and state.steps == config.max_steps_per_game:
             state = end_game(state, End.STEP_CAP)
+    dropped["max_lines_per_length"] += sample.num_left_out
+    for shown, taught in sample.drawn():
+        part.writelines(_lines(config, shown, taught, index))
     unwanted = "min_score" if state.score < config.min_score else "only_survived"
     if unwanted == "min_score" or (config.only_survived and state.end in LOST):
         part.seek(start_of_game)
@@ -74,6 +78,43 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
     game |= {"policy": config.policy, "score": state.score, "steps": state.steps, "end": state.end.value}
     write_json(directory / f"game_{index + 1}.json", game | {"moves": moves, "apples": apples})
     return Outcome(state.score, state.end, len(moves), dropped)
+
+
+def _unwanted(config: GenerationConfig, state: State, taught: Move) -> str | None:
+    """The filter that keeps this position from becoming a line, if one does."""
+    if len(state.body) < config.min_snake_length:
+        return "min_snake_length"
+    if config.max_snake_length and len(state.body) > config.max_snake_length:
+        return "max_snake_length"
+    return "only_shortest_path" if config.only_shortest_path and not begins_shortest_path(state, taught) else None
+
+
+@dataclass
+class _Sample:
+    """For each snake length so many positions of a game, uniformly drawn (algorithm R: Vitter, TOMS 11(1), 1985)."""
+
+    size: int
+    rng: int
+    num_left_out: int = 0
+
+    def __post_init__(self) -> None:
+        self._seen: Counter[int] = Counter()
+        self._drawn: dict[int, list[tuple[State, Move]]] = {}
+
+    def add(self, length: int, position: tuple[State, Move]) -> None:
+        self._seen[length] += 1
+        drawn = self._drawn.setdefault(length, [])
+        if len(drawn) < self.size:
+            drawn.append(position)
+            return
+        self.num_left_out += 1
+        self.rng, place = random_below(self.rng, self._seen[length])
+        if place < self.size:
+            drawn[place] = position
+
+    def drawn(self) -> list[tuple[State, Move]]:
+        """In the order of the game."""
+        return sorted((each for drawn in self._drawn.values() for each in drawn), key=lambda each: each[0].steps)
 
 
 def _generator(purpose: str, seed: int) -> int:

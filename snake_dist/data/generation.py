@@ -29,7 +29,15 @@ from snake_dist.game.rules import SEED_RANGES, check_game_options
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import check_policy
 
-FILTERS = ("line_rate", "min_score", "only_survived", "only_shortest_path")
+FILTERS = (
+    "line_rate",
+    "min_snake_length",
+    "max_snake_length",
+    "max_lines_per_length",
+    "min_score",
+    "only_survived",
+    "only_shortest_path",
+)
 """Fields of the config that keep moves from becoming lines; a move is counted under one of them."""
 
 MAX_CHUNK_GAMES = 32
@@ -48,7 +56,7 @@ class GenerationConfig:
     games: int = 200
     """Games played; game i of them (from 0) has the seed `seed + i`."""
     style: str = "compact"
-    """How prompt and completion are written: sentence, board, short or compact."""
+    """How prompt and completion are written: sentence, board, short, compact, move, facts, path or cycle."""
     seed: int = 0
     """Seed of the first game."""
     seed_range: str = "train"
@@ -59,6 +67,12 @@ class GenerationConfig:
     """Share of moves, 0 to 1, where a random legal move is played while the line teaches the teacher's."""
     line_rate: float = 1.0
     """Share of moves, 0 to 1, that give a line, drawn at random: many games at few lines each."""
+    min_snake_length: int = 0
+    """Shorter snakes give no lines."""
+    max_snake_length: int = 0
+    """Longer snakes give no lines; 0 for no limit."""
+    max_lines_per_length: int = 0
+    """Lines that one game gives for each snake length, at most, drawn at random; 0 for no limit."""
     min_score: int = 0
     """Games with fewer apples give no lines."""
     only_survived: bool = False
@@ -90,8 +104,28 @@ def check_generation(config: GenerationConfig) -> None:
         raise InputError(f"random move rate {config.random_move_rate} is not between 0 and 1")
     if not 0 < config.line_rate <= 1:
         raise InputError(f"line rate {config.line_rate} is not above 0 and at most 1")
+    longest = config.grid_size**2
+    for name in ("min_snake_length", "max_snake_length"):
+        if not 0 <= getattr(config, name) <= longest:
+            raise InputError(f"{name.replace('_', ' ')} {getattr(config, name)} is outside 0 to {longest}")
+    if config.max_snake_length and config.min_snake_length > config.max_snake_length:
+        raise InputError(f"snake lengths {config.min_snake_length} to {config.max_snake_length} leave no line")
+    if config.max_lines_per_length < 0:
+        raise InputError(f"max lines per length {config.max_lines_per_length} is negative: use 0 for no limit")
+    if config.style == "cycle":
+        check_cycle_style(config)
     if not 0 <= config.min_score < config.grid_size**2:
         raise InputError(f"minimum score {config.min_score} is outside 0 to {config.grid_size**2 - 1}")
+
+
+def check_cycle_style(config: GenerationConfig) -> None:
+    """Raise InputError unless all lines can be written in style cycle."""
+    teacher = "hamiltonian-shortcuts"
+    if config.policy != teacher or config.mode == "obstacles" or config.random_move_rate or config.augment_symmetries:
+        raise InputError(
+            f"style cycle needs --policy {teacher}, a mode with a cycle (classic or wrap), and neither "
+            f"--random-move-rate nor --augment-symmetries: got policy {config.policy}, mode {config.mode}"
+        )
 
 
 def default_output_dir(config: GenerationConfig, now: datetime) -> Path:

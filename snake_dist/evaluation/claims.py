@@ -19,9 +19,10 @@ from snake_dist.data.completions import (
     shortest_first_moves,
     what_is_there,
 )
-from snake_dist.game.board import Move, State
+from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves
-from snake_dist.game.text import parse_reply
+from snake_dist.game.text import format_cell, parse_reply
+from snake_dist.heuristics.hamiltonian import cycle_slots, view_cycle
 from snake_dist.heuristics.policies import apple_distance
 from snake_dist.heuristics.search import tail_distances
 
@@ -37,7 +38,7 @@ class Claim:
 
 def check_claims(state: State, reply: str) -> tuple[Claim, ...]:
     """The claims of a reply about `state`, in the order of the text. `state` is a running game's."""
-    found = [*_compact_claims(state, reply)]
+    found = [*_compact_claims(state, reply), *_cycle_claims(state, reply), *_path_claims(state, reply)]
     for pattern, is_true in _SPELLED_OUT:
         found += [Claim(*match.span(), is_true(state, match, reply)) for match in pattern.finditer(reply)]
     for pattern, key_value, facts_of in _TABLES:
@@ -48,28 +49,57 @@ def check_claims(state: State, reply: str) -> tuple[Claim, ...]:
     return tuple(sorted(found, key=lambda claim: claim.start))
 
 
-_MOVES = re.compile(r"\bMoves:(?: [UDLR]\d*)+\.?\s*\Z")
+_BY_LETTER = {move.value[0]: move for move in Move}
 _CELL = re.compile(r"(?<!\S)([UDLR])(?=\d| [a-z])(\d*(?: (?:wall|block|apple|neck|tail|body))?)(?=[ .]|$)")
 _OK = re.compile(r"(?<!\S)ok((?: [UDLR])*)(?=\.|$)")
 _APPLE = re.compile(r"(?<!\S)apple ([LR-]) ([UD-])(?=\.|$)")
 
 
 def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis.
-
-    The letters after `Moves:` are decisions, no claims.
-    """
-    decided = _MOVES.search(reply)
-    reply = reply[: decided.start()] if decided else reply
-    ok = _OK.search(reply)
-    by_letter = {move.value[0]: move for move in Move}
-    for match in _CELL.finditer(reply, 0, ok.start() if ok else len(reply)):
-        yield Claim(*match.span(), what_is_there(state, by_letter[match[1]]) == match[2])
+    """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis."""
+    ok, moves = _OK.search(reply), reply.find(_MOVES)
+    for match in _CELL.finditer(reply, 0, ok.start() if ok else moves if moves >= 0 else len(reply)):
+        yield Claim(*match.span(), what_is_there(state, _BY_LETTER[match[1]]) == match[2])
     if ok:
         yield Claim(*ok.span(), sorted(ok[1].split()) == sorted(move.value[0] for move in legal_moves(state)))
     if apple := _APPLE.search(reply):
         for i, side in enumerate(apple_sides(state).split(), start=1):
             yield Claim(*apple.span(i), apple[i] == side)
+
+
+_MOVES = "Moves:"
+_STEP = re.compile(r" ([UDLR])(\d+)")
+_AT = re.compile(r"(?<!\S)(at|apple|tail|reach) (\d+)(?=[ .]|$)")
+_FOLLOW = re.compile(r"(?<!\S)follow(?=\.|$)")
+
+
+def _cycle_claims(state: State, reply: str) -> Iterator[Claim]:
+    """`at 57 apple 112 tail 140 reach 112`: one claim each; none is true of a snake off the cycle."""
+    if not reply.startswith("at "):
+        return
+    view = view_cycle(state)
+    slots = {"at": view.head, "apple": view.apple, "tail": view.tail, "reach": view.reach} if view else {}
+    for match in _AT.finditer(reply):
+        yield Claim(*match.span(), slots.get(match[1]) == int(match[2]))
+    for match in _FOLLOW.finditer(reply):
+        yield Claim(*match.span(), view is not None and view.reach is None)
+
+
+def _path_claims(state: State, reply: str) -> Iterator[Claim]:
+    """`Moves: R58 U73`: where each move leads, a cell, or a slot counted on from the head's in the cycle style."""
+    slots, count = cycle_slots(state.grid_size, state.mode)
+    on_cycle = reply.startswith("at ")
+    here: Cell | None = state.head
+    slot = slots.get(state.head, 0)
+    for match in _STEP.finditer(reply, reply.find(_MOVES) if _MOVES in reply else len(reply)):
+        here = destination(state, here, _BY_LETTER[match[1]]) if here is not None else None
+        if here is None:
+            yield Claim(*match.span(), False)
+        elif on_cycle and slots:
+            slot += (slots[here] - slot) % count
+            yield Claim(*match.span(), slot == int(match[2]))
+        else:
+            yield Claim(*match.span(), format_cell(here, state.grid_size) == match[2])
 
 
 def _valid_moves(state: State, match: Match[str], _: str) -> bool:

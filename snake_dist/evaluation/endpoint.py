@@ -40,7 +40,7 @@ class EndpointPlayer:
     """Up to and without `/chat/completions`; ends in /v1 as a rule."""
     model: str
     style: str
-    """One of `game.text.PROMPT_STYLES`."""
+    """One of `game.text.STYLES`."""
     max_new_tokens: int
     pause_s: float = 1.0
     """Before the second try; doubled before each further one."""

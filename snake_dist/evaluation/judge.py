@@ -40,7 +40,7 @@ class PlayConfig:
     """N of the N x N board; default: that of the training data, 10 for generated data."""
     mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
     """Rules of the board; auto: those of the training data, classic for generated data."""
-    style: Literal["auto", "sentence", "board", "short", "compact"] = "auto"
+    style: Literal["auto", "sentence", "board", "short", "compact", "move", "facts", "path", "cycle"] = "auto"
     """How a position is put to the model; auto: as in the training data, compact for generated data."""
 
 

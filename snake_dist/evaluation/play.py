@@ -49,7 +49,7 @@ class Play:
     """Which published range of seeds the games come from."""
     base_model: str = "smollm2-135m"
     """For --player base: hub id, local directory, or smollm2-135m."""
-    style: Literal["sentence", "board", "short", "compact"] = "compact"
+    style: Literal["sentence", "board", "short", "compact", "cycle"] = "compact"
     """For --player base and openai: how a position is put to it."""
     endpoint: str | None = None
     """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; key: $OPENAI_API_KEY."""

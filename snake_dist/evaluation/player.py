@@ -90,7 +90,7 @@ class ModelPlayer:
     """On its device. It is switched to eval mode while it answers and back afterwards."""
     tokenizer: PreTrainedTokenizerBase
     style: str
-    """One of `game.text.PROMPT_STYLES`: the one the adapter was trained on."""
+    """One of `game.text.STYLES`: the one the adapter was trained on."""
     max_new_tokens: int
     """A reply stops here if no end-of-sequence token came before."""
     batch_size: int

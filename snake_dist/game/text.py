@@ -11,6 +11,10 @@ short     head, apple and length only: the body is unknown to the reader
 compact   `head 36 apple 96 body 46-56-66`: x then y of each cell, both zero-padded to the width of N - 1;
           body neck first, `-` for a snake of length 1. In those modes `wrap ` or `obstacles ` stands in
           front, the latter with ` blocks 12-15` at the end. `grid 8 ` stands first unless N is 10.
+cycle     `head 36 apple 96 tail 66 length 4`, with the same words in front: the body between head and tail is
+          unknown to the reader
+
+Training data has more styles than prompts: `STYLES` says which prompt each of them shows.
 
 sentence and compact show everything that decides the game but the apple generator: different positions give
 different prompts.
@@ -25,23 +29,36 @@ from collections.abc import Iterable
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State
 
-PROMPT_STYLES = ("sentence", "board", "short", "compact")
+STYLES = {
+    "sentence": "sentence",
+    "board": "board",
+    "short": "short",
+    "compact": "compact",
+    "move": "compact",
+    "facts": "compact",
+    "path": "compact",
+    "cycle": "cycle",
+}
+"""Style of a training line -> style of its prompt. The completions are those of `data.completions`."""
+PROMPT_STYLES = tuple(dict.fromkeys(STYLES.values()))
+"""Those whose prompts differ."""
 
 _COMPACT_DEFAULT_GRID_SIZE = 10
 
 
 def check_style(style: str) -> None:
-    """Raise InputError unless `style` is one of `PROMPT_STYLES`."""
-    if style not in PROMPT_STYLES:
-        raise InputError(f"unknown prompt style {style!r}: choose from {', '.join(PROMPT_STYLES)}")
+    """Raise InputError unless `style` is one of `STYLES`."""
+    if style not in STYLES:
+        raise InputError(f"unknown style {style!r}: choose from {', '.join(STYLES)}")
 
 
 def render_prompt(state: State, style: str) -> str:
-    """What a player is shown. Raises InputError for an unknown style, ValueError for a full board."""
+    """What a player is shown. Raises InputError for a style not in `STYLES`, ValueError for a full board."""
     check_style(style)
     if state.apple is None:
         raise ValueError("a full board has no apple and no next move to ask for")
-    return {"sentence": _sentence, "board": _board, "short": _short, "compact": _compact}[style](state, state.apple)
+    write = {"sentence": _sentence, "board": _board, "short": _short, "compact": _compact, "cycle": _ends}
+    return write[STYLES[style]](state, state.apple)
 
 
 def _sentence(state: State, apple: Cell) -> str:
@@ -74,13 +91,23 @@ def _board(state: State, apple: Cell) -> str:
 
 
 def _compact(state: State, apple: Cell) -> str:
-    def cells(them: Iterable[Cell]) -> str:
-        return "-".join(format_cell(cell, state.grid_size) for cell in them) or "-"
+    body = _cells(state, state.body[1:])
+    blocks = f" blocks {_cells(state, sorted(state.obstacles))}" if state.mode == "obstacles" else ""
+    return f"{_compact_start(state, apple)} body {body}{blocks}"
 
+
+def _ends(state: State, apple: Cell) -> str:
+    return f"{_compact_start(state, apple)} tail {_cells(state, state.body[-1:])} length {len(state.body)}"
+
+
+def _compact_start(state: State, apple: Cell) -> str:
     size = "" if state.grid_size == _COMPACT_DEFAULT_GRID_SIZE else f"grid {state.grid_size} "
     mode = "" if state.mode == "classic" else f"{state.mode} "
-    blocks = f" blocks {cells(sorted(state.obstacles))}" if state.mode == "obstacles" else ""
-    return f"{size}{mode}head {cells([state.head])} apple {cells([apple])} body {cells(state.body[1:])}{blocks}"
+    return f"{size}{mode}head {_cells(state, [state.head])} apple {_cells(state, [apple])}"
+
+
+def _cells(state: State, them: Iterable[Cell]) -> str:
+    return "-".join(format_cell(cell, state.grid_size) for cell in them) or "-"
 
 
 def format_cell(cell: Cell, grid_size: int) -> str:
@@ -181,7 +208,7 @@ _SHORT_PROMPT = re.compile(
 )
 _COMPACT_PROMPT = re.compile(
     r"(?:grid (?P<size>\d{1,2}) )?(?:wrap |obstacles )?head (?P<head>(?:\d\d){1,2}) apple \d+ "
-    r"body (?P<body>-|\d+(?:-\d+)*)(?: blocks (?:-|\d+(?:-\d+)*))?\Z"
+    r"(?:body (?P<body>-|\d+(?:-\d+)*)(?: blocks (?:-|\d+(?:-\d+)*))?|tail \d+ length (?P<length>\d{1,4}))\Z"
 )
 
 
@@ -195,7 +222,10 @@ def starts_game(prompt: str) -> bool | None:
     if match := _COMPACT_PROMPT.match(prompt):
         size, head = int(match["size"] or _COMPACT_DEFAULT_GRID_SIZE), match["head"]
         width = len(head) // 2
-        return match["body"] == "-" and (int(head[:width]), int(head[width:])) == (size // 2, size // 2)
+        return (match["body"] == "-" or match["length"] == "1") and (int(head[:width]), int(head[width:])) == (
+            size // 2,
+            size // 2,
+        )
     match = _SENTENCE_PROMPT.match(prompt) or _SHORT_PROMPT.match(prompt + "\n")
     if match is None:
         return None
@@ -207,7 +237,7 @@ def board_of(prompt: str) -> tuple[str, int, str] | None:
     """(style, grid size, mode) that a prompt shows; None if it is of no dialect known here."""
     prompt = prompt.strip()
     if match := _COMPACT_PROMPT.match(prompt):
-        style, size = "compact", int(match["size"] or _COMPACT_DEFAULT_GRID_SIZE)
+        style, size = "compact" if match["body"] else "cycle", int(match["size"] or _COMPACT_DEFAULT_GRID_SIZE)
         mode = next((mode for mode in ("wrap", "obstacles") if f"{mode} head" in prompt), "classic")
     elif match := _SENTENCE_PROMPT.match(prompt) or _SHORT_PROMPT.match(prompt + "\n"):
         sentence = "Snake head position" in prompt

@@ -3,7 +3,9 @@
 A snake that goes round a cycle through all cells never bites itself and fills the board. A cycle's cells are
 numbered by *slot*, in walking order.
 
-Even N, classic: a cycle of N^2 slots. Odd N, classic: the board's colours differ by one cell, so no cycle
+Even N, classic: a cycle of N^2 slots, up and down pairs of columns that a bar half way up joins. Of the cycles
+tried on 10x10 (rows, columns, combs, random trees) shortcuts along this one fill the board in the fewest steps.
+Odd N, classic: the board's colours differ by one cell, so no cycle
 exists. Instead the near-cycle of N^2 - 1 slots is used in which (0, 0) and (1, 1) share one slot: both touch
 (0, 1) and (1, 0), and the snake takes whichever holds the apple or is free. That still fills the board. Wrap,
 any N: each row is walked to the right and left upwards one column earlier than the row before, which closes
@@ -12,14 +14,14 @@ after N rows. Obstacles: no cycle is looked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 from snake_dist.game.board import Cell, Move, State
-from snake_dist.game.rules import fatal_reason
+from snake_dist.game.rules import fatal_reason, step
 
-TAIL_MARGIN = 3
-"""Slots that a shortcut leaves between head and tail, at least 2: in a snake of length 2 the tail is the neck."""
 _SHARED_SLOT = ((0, 0), (1, 1))
 
 
@@ -29,10 +31,23 @@ def hamiltonian_move(state: State) -> Move | None:
     return _next_slot_move(state, slots, count) if slots and _lies_in_order(state, slots, count) else None
 
 
-def shortcut_move(state: State) -> Move | None:
-    """The legal move that goes farthest along the cycle, not past the apple and not near the tail; None as above.
+@dataclass(frozen=True, slots=True)
+class CycleView:
+    """Where a snake stands on the cycle. Slots are counted on from the head's: from 0 again after a round."""
 
-    The body then still lies in the cycle's order, so that going on slot by slot stays possible at any time.
+    head: int
+    """Slot of the head, 0 to the number of slots minus 1."""
+    apple: int
+    """Slot of the apple, above the head's."""
+    tail: int
+    """Slot of the tail, above the head's; a round above it for a snake of length 1."""
+    reach: int | None
+    """The last slot that shortcuts may lead to: not past the apple, and before the tail. None: no shortcuts."""
+
+
+def view_cycle(state: State) -> CycleView | None:
+    """None without a cycle, or if the snake does not lie along it in order.
+
     Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for. Nor is
     one taken while the apple is in the shared slot of an odd board, where the tail must not be as well.
     """
@@ -40,17 +55,43 @@ def shortcut_move(state: State) -> Move | None:
     if not slots or not _lies_in_order(state, slots, count):
         return None
     assert state.apple is not None
-    if 2 * len(state.body) >= count or (count < len(slots) and state.apple in _SHARED_SLOT):
-        return _next_slot_move(state, slots, count)
-    here = slots[state.head]
-    to_tail = (slots[state.body[-1]] - here) % count or count
-    limit = max(1, min((slots[state.apple] - here) % count, to_tail - TAIL_MARGIN))
-    ahead = {
-        move: gap
-        for move, there in state.neighbors[state.head]
-        if (gap := (slots[there] - here) % count) <= limit and fatal_reason(state, move) is None
-    }
-    return max(ahead, key=lambda move: ahead[move], default=None)
+    head = slots[state.head]
+    apple, tail = (head + ((slots[cell] - head) % count or count) for cell in (state.apple, state.body[-1]))
+    no_shortcuts = 2 * len(state.body) >= count or (count < len(slots) and state.apple in _SHARED_SLOT)
+    # Two slots off for a snake of length 1: growing, it would have its neck in the next slot.
+    reach = min(apple, tail - 1 - (len(state.body) == 1))
+    return CycleView(head, apple, tail, None if no_shortcuts else reach)
+
+
+def shortcut_path(state: State) -> Iterator[tuple[Move, int]]:
+    """(move, slot it leads to, counted as in `CycleView`), to the apple; nothing without a `view_cycle`.
+
+    Each move goes as far along the cycle as `reach` allows, else to the next slot. The body then still lies in
+    the cycle's order, so that going on slot by slot stays possible at any time.
+    """
+    view = view_cycle(state)
+    slots, count = cycle_slots(state.grid_size, state.mode)
+    here, now = (view.head, state) if view else (0, state)
+    while view is not None and now.end is None and now.score == state.score:
+        move = _next_slot_move(now, slots, count)
+        if view.reach is not None:
+            limit = max(1, view.reach - here)
+            ahead = {
+                move: gap
+                for move, there in now.neighbors[now.head]
+                if (gap := (slots[there] - here) % count) <= limit and fatal_reason(now, move) is None
+            }
+            move = max(ahead, key=lambda move: ahead[move], default=None)
+        if move is None:
+            return
+        now = step(now, move)
+        here += (slots[now.head] - here) % count
+        yield move, here
+
+
+def shortcut_move(state: State) -> Move | None:
+    """The first move of `shortcut_path`, if there is one."""
+    return next((move for move, _ in shortcut_path(state)), None)
 
 
 @lru_cache(maxsize=128)
@@ -62,8 +103,7 @@ def cycle_slots(grid_size: int, mode: str) -> tuple[dict[Cell, int], int]:
     if mode == "wrap":
         order = [((x - y) % n, y) for y in range(n) for x in range(n)]
     elif n % 2 == 0:
-        order = [(x, 0) for x in range(n)]
-        order += [(x, y) for x in reversed(range(n)) for y in _back_and_forth(range(1, n), (n - 1 - x) % 2)]
+        order = _comb(n)
     else:
         order = [(x, 0) for x in range(n)]
         order += [(x, y) for x in reversed(range(2, n)) for y in _back_and_forth(range(1, n), x % 2)]
@@ -71,6 +111,24 @@ def cycle_slots(grid_size: int, mode: str) -> tuple[dict[Cell, int], int]:
         order += [(0, 1)]
     slots = {cell: slot for slot, cell in enumerate(order)}
     return {(1, 1): slots[0, 0], **slots}, len(slots)
+
+
+def _comb(n: int) -> list[Cell]:
+    """A cycle for even N: around a tree of 2 x 2 blocks whose branches are the pairs of columns, its trunk a bar."""
+    bar = n // 4 * 2
+
+    def joined(a: Cell, b: Cell) -> bool:
+        (x, y), there = min(a, b), max(a, b)
+        if x == there[0]:
+            return y != bar or x in (0, n - 1)
+        return y in (bar, bar + 1) if x % 2 else y in (0, n - 1)
+
+    neighbors = State(n, "classic", (), None, frozenset(), rng=0).neighbors
+    order = [(0, 0)]
+    while len(order) < n * n:
+        reached = [there for _, there in neighbors[order[-1]] if joined(order[-1], there)]
+        order.append(next(there for there in reached if there not in order[-2:-1]))
+    return order
 
 
 def _back_and_forth(line: range, backwards: int) -> range:

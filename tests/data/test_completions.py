@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -13,7 +14,7 @@ from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_move, transform_s
 from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, Cell, End, Move, State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
-from snake_dist.game.text import PROMPT_STYLES, parse_reply, render_prompt
+from snake_dist.game.text import STYLES, parse_moves, parse_reply, render_prompt
 from snake_dist.heuristics.policies import POLICIES
 
 DELTAS = {"UP": (0, 1), "RIGHT": (1, 0), "DOWN": (0, -1), "LEFT": (-1, 0)}
@@ -179,13 +180,71 @@ def check_compact(state: State, move: Move, text: str) -> None:
         assert is_fatal(state, name) == (what in ("neck", "body", "block"))
 
 
+def check_path(state: State, move: Move, policy: str, path: str) -> None:
+    """The teacher's moves, each with the cell it leads to, to the apple or for 16 moves."""
+    before = state
+    for word in path.split():
+        assert before.score == state.score
+        assert word[0] == (move if before is state else POLICIES[policy](before)).value[0]
+        before = step(before, next(each for each in Move if each.value[0] == word[0]))
+        shown = re.search(
+            r"head (\d+) ",
+            render_prompt(State(state.grid_size, "classic", before.body, (0, 0), frozenset(), 0), "compact"),
+        )
+        assert shown
+        assert word[1:] == shown[1]
+    assert before.score > state.score or before.end is not None or len(path.split()) == 16
+
+
+@pytest.mark.parametrize(("grid_size", "mode"), [(6, "classic"), (5, "classic"), (10, "classic"), (6, "wrap")])
+def test_cycle_completions_walk_to_the_apple_in_the_cycles_order(grid_size: int, mode: str) -> None:
+    state = new_game(grid_size, 3, mode)
+    num_jumps = num_followed = 0
+    while state.end is None:
+        text = render_completion(state, POLICIES["hamiltonian-shortcuts"](state), "cycle", "hamiltonian-shortcuts")
+        match = re.fullmatch(r"at (\d+) apple (\d+) tail (\d+) (?:reach (\d+)|follow)\. Moves: (.*)", text)
+        assert match, text
+        slots = [int(match[1])] + [int(word[1:]) for word in match[5].split()]
+        moves = parse_moves(text)
+        assert moves
+        assert len(moves) == len(slots) - 1 <= (4 if match[4] else 16)
+        assert sorted(set(slots)) == slots, "slots rise"
+        assert slots[-1] <= int(match[2])
+        jumps = [b for a, b in pairwise(slots) if b > a + 1]
+        assert all(slot <= int(match[4] or 0) for slot in jumps)
+        num_jumps, num_followed = num_jumps + len(jumps), num_followed + (match[4] is None)
+        score = state.score
+        for move in moves:
+            assert state.end is None
+            assert state.score == score, "the moves end with the apple"
+            state = step(state, move)
+    assert (state.end, num_jumps > 3, num_followed > 3) == (End.BOARD_FULL, True, True)
+
+
+def test_style_cycle_teaches_nothing_else() -> None:
+    off = State(6, "classic", ((2, 2), (2, 3), (3, 3), (3, 2), (3, 1), (2, 1)), (5, 5), frozenset(), 0)
+    on = new_game(6, 1)
+    other = next(move for move in legal_moves(on) if move is not POLICIES["hamiltonian-shortcuts"](on))
+    for state, move in ((off, Move.LEFT), (new_game(6, 1, "obstacles"), Move.UP), (on, other)):
+        with pytest.raises(ValueError, match="style cycle cannot teach it"):
+            render_completion(state, move, "cycle", "hamiltonian-shortcuts")
+
+
 def check(state: State, move: Move, policy: str) -> Iterator[str]:
-    assert PROMPT_STYLES == ("sentence", "board", "short", "compact")
-    for style in PROMPT_STYLES:
+    for style in [style for style in STYLES if style != "cycle"]:
         text = render_completion(state, move, style, policy)
         assert parse_reply(text) == move
         if style == "compact":
+            compact = text
             check_compact(state, move, text)
+        elif style == "move":
+            assert text == f"Move: {move.value}"
+        elif style == "facts":
+            assert text == re.sub(r" ok [UDLR ]+\.", "", compact)
+        elif style == "path":
+            facts, path = text.split(" Moves: ")
+            assert facts == compact.removesuffix(f" Move: {move.value}")
+            check_path(state, move, policy, path)
         elif style == "sentence":
             assert text.startswith(f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n")
             assert text.endswith(f"\n\nConclusion: The move is: {move.value}")

@@ -130,6 +130,9 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
         "kept": len(wanted),
         "dropped": {
             "line_rate": 0,
+            "min_snake_length": 0,
+            "max_snake_length": 0,
+            "max_lines_per_length": 0,
             "min_score": num_weak,
             "only_survived": num_lost,
             "only_shortest_path": off_path,
@@ -142,6 +145,26 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
     assert [line for line in lines if line in some] == some
     assert 0.2 < len(some) / len(lines) < 0.4
     assert thinned["lines"]["dropped"]["line_rate"] == len(lines) - len(some)
+
+
+def test_long_snakes_get_as_many_lines_as_short_ones(tmp_path: Path) -> None:
+    base = replace(SMALL, policy="hamiltonian", games=3)
+    _, lines = run(tmp_path / "all", base)
+    bounded = replace(base, min_snake_length=4, max_snake_length=20, max_lines_per_length=2)
+    summary, kept = run(tmp_path / "kept", bounded)
+    found = Counter((line["game_id"], line["snake_length"]) for line in kept)
+    assert {length for _, length in found} == set(range(4, 21))
+    assert max(found.values()) == 2
+    everything = Counter((line["game_id"], line["snake_length"]) for line in lines)
+    assert all(found[key] == min(2, count) for key, count in everything.items() if 4 <= key[1] <= 20)
+    assert [line for line in lines if line in kept] == kept
+    assert sum(summary["lines"]["dropped"].values()) == len(lines) - len(kept) == summary["moves"] - len(kept)
+    steps = [line["step"] for line in kept if line["snake_length"] == 20]
+    first = [
+        min(line["step"] for line in lines if (line["game_id"], line["snake_length"]) == (game, 20))
+        for game in (1, 2, 3)
+    ]
+    assert set(steps) - {step + i for step in first for i in (0, 1)}, "not always the first ones"
 
 
 def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
@@ -218,6 +241,10 @@ def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
         ({"random_move_rate": float("nan")}, "nan is not"),
         ({"line_rate": 0.0}, "0.0 is not above 0"),
         ({"min_score": 25}, "25 is outside 0 to 24"),
+        ({"min_snake_length": 26}, "min snake length 26 is outside 0 to 25"),
+        ({"min_snake_length": 9, "max_snake_length": 8}, "lengths 9 to 8 leave no line"),
+        ({"max_lines_per_length": -1}, "-1 is negative"),
+        ({"style": "cycle"}, "style cycle needs --policy hamiltonian-shortcuts.*got policy bfs"),
     ],
 )
 def test_a_bad_configuration_is_refused_before_anything_is_written(

@@ -6,10 +6,20 @@ from snake_dist.data.completions import render_completion
 from snake_dist.evaluation.claims import check_claims
 from snake_dist.game.board import MODES
 from snake_dist.game.rules import new_game, step
-from snake_dist.game.text import PROMPT_STYLES, parse_reply
+from snake_dist.game.text import STYLES, parse_reply
 from snake_dist.heuristics.policies import POLICIES
 
-NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7}
+NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, "facts": 6, "path": 7, "cycle": 4}
+"""Of a completion, beside one a step where it lists moves."""
+POLICY = dict.fromkeys(STYLES, "bfs-safe") | {"cycle": "hamiltonian-shortcuts"}
+
+
+def num_claims(style, completion):
+    return NUM_CLAIMS[style] + (len(completion.split("Moves: ")[1].split()) if "Moves: " in completion else 0)
+
+
+def modes(style):
+    return [mode for mode in MODES if style != "cycle" or mode != "obstacles"]
 
 
 def positions(mode, policy="bfs-safe"):
@@ -22,25 +32,24 @@ def positions(mode, policy="bfs-safe"):
     return found[::3]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("style", PROMPT_STYLES)
+@pytest.mark.parametrize(("style", "mode"), [(style, mode) for style in STYLES for mode in modes(style)])
 def test_all_claims_of_our_completions_are_found_and_true(style, mode):
-    for state, move in positions(mode):
-        completion = render_completion(state, move, style, "bfs-safe")
+    for state, move in positions(mode, POLICY[style]):
+        completion = render_completion(state, move, style, POLICY[style])
         claims = check_claims(state, completion)
         assert all(claim.true for claim in claims), completion
-        assert len(claims) == NUM_CLAIMS[style], completion
+        assert len(claims) == num_claims(style, completion), completion
 
 
-@pytest.mark.parametrize("style", PROMPT_STYLES)
+@pytest.mark.parametrize("style", [style for style in STYLES if style != "move"])
 def test_a_completion_of_another_position_is_true_only_where_the_two_say_the_same(style):
     """The claims checked on a wrong board are the true ones of that board wherever the texts agree."""
-    found = positions("classic")
+    found = positions("classic", POLICY[style])
     num_false = 0
     for (state, _), (other, move) in zip(found, found[5:], strict=False):
-        told = render_completion(other, move, style, "bfs-safe")
+        told = render_completion(other, move, style, POLICY[style])
         claims = check_claims(state, told)
-        assert len(claims) == NUM_CLAIMS[style]
+        assert len(claims) == num_claims(style, told)
         num_false += sum(not claim.true for claim in claims)
         own = [told[claim.start : claim.end] for claim in check_claims(other, told)]
         assert own == [told[claim.start : claim.end] for claim in claims]
@@ -63,6 +72,9 @@ FALSE = [
     ("sentence", "Manhattan distance to apple: 99", "Manhattan distance to apple: 99"),
     ("board", "Free space: UP=44", "UP=44"),
     ("short", "BFS: No path to apple", "No path to apple"),
+    ("path", "ok U. Moves: L99", " L99"),
+    ("cycle", "at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
+    ("cycle", "at 1 follow. Moves: U999", " U999"),
 ]
 
 
@@ -72,7 +84,7 @@ def test_false_claims_are_marked_where_they_stand(style, text, claim):
     if style == "compact" and text.startswith("apple"):
         text = text if state.apple[0] <= state.head[0] else "apple L U"
         claim = text.split()[1]
-    reply = f"{text}. Move: UP"
+    reply = text if "Moves: " in text else f"{text}. Move: UP"
     false = [reply[found.start : found.end] for found in check_claims(state, reply) if not found.true]
     assert claim in false
 

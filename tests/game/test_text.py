@@ -83,6 +83,9 @@ def test_compact_prompts() -> None:
     assert render_prompt(blocked, "compact") == "obstacles head 36 apple 96 body 46-56-66 blocks 12-15"
     assert render_prompt(WRAP, "compact") == "grid 8 wrap head 20 apple 07 body 30-40-41"
     wide = replace(state, grid_size=11)
+    assert render_prompt(wide, "cycle") == "grid 11 head 0306 apple 0906 tail 0606 length 4"
+    assert render_prompt(state, "cycle") == "head 36 apple 96 tail 66 length 4"
+    assert {render_prompt(state, style) for style in ("move", "facts", "path")} == {render_prompt(state, "compact")}
     assert render_prompt(wide, "compact") == "grid 11 head 0306 apple 0906 body 0406-0506-0606"
 
 
