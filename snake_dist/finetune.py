@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.adapter import gather_adapter, prove_adapter, save_adapter
+from snake_dist.checkpoint.adapter import gather_adapter, init_adapter, prove_adapter, save_adapter
 from snake_dist.checkpoint.publish import write_json_atomically
 from snake_dist.checkpoint.published import adapter_start, publishable
 from snake_dist.checkpoint.run_dir import METRICS, read_status
@@ -209,6 +209,8 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     collate = pack if use_packed_attention(model) else pad
     torch.manual_seed(config.training.seed)
     model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
+    if config.adapter.init_adapter is not None and run.checkpoint is None:
+        init_adapter(model, Path(config.adapter.init_adapter).expanduser())
     use_shared_dropout(model)
     if zero_stage(run.ds_config) < 3:
         use_fast_ops(model)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.checkpoint.adapter import check_init_adapter
 from snake_dist.checkpoint.checkpoints import Checkpoint
 from snake_dist.checkpoint.run_dir import (
     RunDirLock,
@@ -104,6 +105,7 @@ def _prepare_run(
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
     tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
+    init_adapter = agree(world, partial(_init_adapter_digest, config, shape.revision))
     if config.checkpoint.best_by == "play" and board.style is None:
         raise InputError("--best-by play: the prompts of --data are of no known style: --style says which to play in")
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
@@ -140,10 +142,18 @@ def _prepare_run(
         num_steps=num_steps,
         stream=stream,
         share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
-        fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps),
+        fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps) | init_adapter,
         checkpoint=None,
         lock=None,
     )
+
+
+def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str]:
+    """What --init-adapter adds to the fingerprint: the weights, wherever they lie."""
+    directory = config.adapter.init_adapter
+    if directory is None:
+        return {}
+    return {"--init-adapter": check_init_adapter(Path(directory).expanduser(), config.adapter, base_revision)}
 
 
 def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
@@ -197,7 +207,8 @@ def _fingerprint(
     """Everything that decides the numbers of a run, by the flag that sets it where there is one."""
     training, optimizer = config.training, ds_config["optimizer"]
     size = adapters.adapter_size(config.adapter)
-    adapter = {name: value for name, value in vars(config.adapter).items() if name != "preset"} | vars(size)
+    unset = ("preset", "init_adapter")
+    adapter = {name: value for name, value in vars(config.adapter).items() if name not in unset} | vars(size)
     values = {
         "--data": data.dataset.fingerprint,
         "--data, examples": len(data.dataset),

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.publish import broken_files, publish_directory
+from snake_dist.checkpoint.publish import broken_files, publish_directory, sha256_of
 from snake_dist.checkpoint.published import Published, Shapes
 from snake_dist.errors import InputError
+from snake_dist.model.adapters import AdapterConfig, adapter_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,6 +131,47 @@ def read_prompt_hashes(directory: Path) -> np.ndarray | None:
     if hashes.dtype != "uint64" or hashes.ndim != 1 or bool((hashes[1:] <= hashes[:-1]).any()):
         raise InputError(f"{path}: prompt_hashes is not a sorted list of 64-bit numbers")
     return hashes
+
+
+def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: str) -> str:
+    """The sha256 of the weights of an adapter that a run of `config` can go on from (--init-adapter).
+
+    Raises InputError if it is damaged, or of another kind, size or base, with both values.
+    """
+    broken = broken_files(directory) if directory.is_dir() else ["the directory"]
+    if broken:
+        raise InputError(f"--init-adapter {directory}: damaged or missing: {', '.join(broken)}")
+    metadata, size = read_metadata(directory), adapter_size(config)
+    saved = metadata["peft_config"]
+    pairs = {
+        "--adapter": (metadata["adapter"], config.adapter),
+        "--rank": (saved["r"], size.rank),
+        "--alpha": (saved["lora_alpha"], size.alpha),
+        "--base-model": (metadata["base_model_revision"], base_revision),
+    }
+    if config.target_modules:
+        named = [" ".join(sorted(names)) for names in (saved["target_modules"], config.target_modules)]
+        pairs["--target-modules"] = (named[0], named[1])
+    different = [f"{flag} {theirs}, not {ours}" for flag, (theirs, ours) in pairs.items() if theirs != ours]
+    if different:
+        raise InputError(f"--init-adapter {directory}: has {'; '.join(different)}")
+    return sha256_of(directory / WEIGHTS)
+
+
+def init_adapter(model: PeftModel, directory: Path) -> None:
+    """Give a newly attached adapter the weights of a saved one. Raises InputError if it sits on other modules."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved, own = load_file(directory / WEIGHTS), get_peft_model_state_dict(model)
+    other = sorted(name for name in saved.keys() ^ own.keys())
+    other += [name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape]
+    if other:
+        raise InputError(
+            f"--init-adapter {directory}: sits on other modules than --target-modules says: {len(other)} tensors "
+            f"differ, the first is {other[0]}"
+        )
+    set_peft_model_state_dict(model, saved)
 
 
 def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:

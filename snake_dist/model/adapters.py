@@ -32,6 +32,8 @@ class AdapterConfig:
     """Names (or name endings) of the modules to adapt; default: every linear layer but the output head."""
     target_rank: int | None = None
     """adalora: average rank per module that is left at the end; default: two thirds of the rank, as in the paper."""
+    init_adapter: str | None = None
+    """Directory of a saved adapter to go on from: the same adapter, rank, alpha, target modules and base."""
     lora_plus_ratio: float = 1.0
     """LoRA+: the learning rate of the B matrices is so many times that of all others; combines with every adapter."""
 
@@ -125,6 +127,11 @@ def check_adapter_config(config: AdapterConfig) -> None:
     elif config.target_rank is not None:
         raise InputError(
             f"--target-rank {config.target_rank} contradicts --adapter {config.adapter}: only adalora moves rank"
+        )
+    if config.init_adapter is not None and config.adapter in ("adalora", "pissa"):
+        raise InputError(
+            f"--init-adapter {config.init_adapter}: what --adapter {config.adapter} saves is not what it trains: "
+            "use lora, qlora, dora or rslora"
         )
     if not 0 < config.lora_plus_ratio < float("inf"):
         raise InputError(f"--lora-plus-ratio {config.lora_plus_ratio:g}: greater than 0")
