@@ -21,7 +21,16 @@ ALLOWED = {
     "evaluation": {"game", "heuristics", "data", "model", "checkpoint"},
 }
 # Above the rooms: they compose, and no room imports them.
-COMPOSERS = {"run_config", "run_data", "preparation", "session", "run_judge", "summary", "finetune"} | {
+COMPOSERS = {
+    "run_config",
+    "run_data",
+    "preparation",
+    "session",
+    "run_judge",
+    "summary",
+    "finetune",
+    "run_correction",
+} | {
     "run_plan",
     "plan_sizes",
     "plan_text",

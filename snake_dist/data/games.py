@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 from snake_dist.data.completions import begins_shortest_path, render_completion
 from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_move, transform_state
@@ -48,16 +48,16 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
     seed, start_of_game = config.seed + index, part.tell()
     state = new_game(config.grid_size, seed, config.mode)
     # Two generators, so that the game is the same whichever lines are kept.
-    move_rng, line_rng = _generator("moves", seed), _generator("lines", seed)
+    move_rng, line_rng = generator("moves", seed), generator("lines", seed)
     moves, apples, dropped = [], [], Counter[str]()
-    sample = _Sample(config.max_lines_per_length, _generator("sample", seed))
+    sample = Sample[tuple[State, Move]](config.max_lines_per_length, generator("sample", seed))
     while state.end is None:
         taught = POLICIES[config.policy](state)
-        is_drawn, line_rng = _is_drawn(config.line_rate, line_rng)
-        if reason := "line_rate" if not is_drawn else _unwanted(config, state, taught):
+        drawn, line_rng = is_drawn(config.line_rate, line_rng)
+        if reason := "line_rate" if not drawn else _unwanted(config, state, taught):
             dropped[reason] += 1
         elif config.max_lines_per_length:
-            sample.add(len(state.body), (state, taught))
+            sample.add(len(state.body), state.steps, (state, taught))
         else:
             part.writelines(_lines(config, state, taught, index))
         move_rng, played = _played_move(state, taught, config.random_move_rate, move_rng)
@@ -89,42 +89,44 @@ def _unwanted(config: GenerationConfig, state: State, taught: Move) -> str | Non
     return "only_shortest_path" if config.only_shortest_path and not begins_shortest_path(state, taught) else None
 
 
-@dataclass
-class _Sample:
+Position = TypeVar("Position")
+
+
+class Sample(Generic[Position]):
     """For each snake length so many positions of a game, uniformly drawn (algorithm R: Vitter, TOMS 11(1), 1985)."""
 
-    size: int
-    rng: int
-    num_left_out: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, size: int, rng: int) -> None:
+        self.num_left_out = 0
+        self._size, self._rng = size, rng
         self._seen: Counter[int] = Counter()
-        self._drawn: dict[int, list[tuple[State, Move]]] = {}
+        self._drawn: dict[int, list[tuple[int, Position]]] = {}
 
-    def add(self, length: int, position: tuple[State, Move]) -> None:
+    def add(self, length: int, step: int, position: Position) -> None:
+        """Positions come in the order of play."""
         self._seen[length] += 1
         drawn = self._drawn.setdefault(length, [])
-        if len(drawn) < self.size:
-            drawn.append(position)
+        if len(drawn) < self._size:
+            drawn.append((step, position))
             return
         self.num_left_out += 1
-        self.rng, place = random_below(self.rng, self._seen[length])
-        if place < self.size:
-            drawn[place] = position
+        self._rng, place = random_below(self._rng, self._seen[length])
+        if place < self._size:
+            drawn[place] = (step, position)
 
-    def drawn(self) -> list[tuple[State, Move]]:
-        """In the order of the game."""
-        return sorted((each for drawn in self._drawn.values() for each in drawn), key=lambda each: each[0].steps)
+    def drawn(self) -> Iterator[Position]:
+        """In the order of play."""
+        found = sorted((each for drawn in self._drawn.values() for each in drawn), key=lambda each: each[0])
+        return (position for _, position in found)
 
 
-def _generator(purpose: str, seed: int) -> int:
+def generator(purpose: str, seed: int) -> int:
     """State of a generator that shares nothing with the one that places the game's apples."""
     return int.from_bytes(hashlib.sha256(f"random {purpose} of game {seed}".encode()).digest()[:8], "big")
 
 
 def _played_move(state: State, taught: Move, random_move_rate: float, rng: int) -> tuple[int, Move]:
     """(next generator state, the taught move or, at the given rate, a uniformly drawn legal one)."""
-    is_random, rng = _is_drawn(random_move_rate, rng)
+    is_random, rng = is_drawn(random_move_rate, rng)
     if not is_random:
         return rng, taught
     moves = legal_moves(state)
@@ -132,7 +134,7 @@ def _played_move(state: State, taught: Move, random_move_rate: float, rng: int) 
     return rng, moves[drawn]
 
 
-def _is_drawn(rate: float, rng: int) -> tuple[bool, int]:
+def is_drawn(rate: float, rng: int) -> tuple[bool, int]:
     """(true with probability `rate`, next generator state); nothing is drawn where there is no choice."""
     if rate in (0, 1):
         return rate == 1, rng

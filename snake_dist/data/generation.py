@@ -147,7 +147,7 @@ def generate(
     check_generation(config)
     if workers is not None and workers < 1:
         raise InputError(f"workers {workers} is less than 1")
-    output_dir, building = _make_building_dir(output_dir)
+    output_dir, building = make_building_dir(output_dir)
     try:
         summary = _play_all(config, building, workers or num_usable_cores(), show_progress)
         if summary["lines"]["written"] == 0:
@@ -217,7 +217,7 @@ def _active_filters(config: GenerationConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(defaults, name))
 
 
-def _make_building_dir(output_dir: Path) -> tuple[Path, Path]:
+def make_building_dir(output_dir: Path) -> tuple[Path, Path]:
     """(the resolved output directory, a new hidden directory beside it); InputError if it cannot be had."""
     target = output_dir.expanduser().resolve()
     try:

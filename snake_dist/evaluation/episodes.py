@@ -67,13 +67,14 @@ class Episode:
         return len(self.moves) + self.num_replies - self.num_valid_format
 
 
-def game_seeds(n: int, range_name: str = "test") -> range:
-    """The first `n` seeds of a published range. Raises InputError if there are no such seeds."""
+def game_seeds(n: int, range_name: str = "test", first: int = 0) -> range:
+    """`n` seeds of a published range, from its `first` on. Raises InputError if there are no such seeds."""
     if range_name not in SEED_RANGES:
         raise InputError(f"unknown seed range {range_name!r}: choose from {', '.join(SEED_RANGES)}")
-    if n > len(SEED_RANGES[range_name]):
-        raise InputError(f"{n} games: the seed range {range_name!r} has {len(SEED_RANGES[range_name])} seeds")
-    return SEED_RANGES[range_name][:n]
+    seeds = SEED_RANGES[range_name]
+    if first + n > len(seeds):
+        raise InputError(f"{n} games from game {first} on: the seed range {range_name!r} has {len(seeds)} seeds")
+    return seeds[first : first + n]
 
 
 def play_games(

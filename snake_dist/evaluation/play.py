@@ -26,7 +26,7 @@ from snake_dist.evaluation.players import (
 from snake_dist.evaluation.report import render_table, write_report
 from snake_dist.game.board import State
 
-_LOWEST = {"games": 1, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}
+_LOWEST = {"games": 1, "first_game": 0, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Play:
     """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 both, 4 to 7 the same with x and y swapped."""
     seed_range: Literal["train", "dev", "test"] = "test"
     """Which published range of seeds the games come from."""
+    first_game: int = 0
+    """The first game has this seed of the range, counted from 0."""
     base_model: str = "smollm2-135m"
     """For --player base: hub id, local directory, or smollm2-135m."""
     style: Literal["sentence", "board", "short", "compact", "cycle"] = "compact"
@@ -88,7 +90,7 @@ def play(config: Play) -> dict[str, Any]:
     games = Games(
         config.grid_size or grid_size,
         mode if config.mode == "auto" else config.mode,
-        game_seeds(config.games, config.seed_range),
+        game_seeds(config.games, config.seed_range, config.first_game),
         config.max_steps,
         config.symmetry,
     )
