@@ -62,6 +62,15 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["rate_ratio"]
 
 
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """`engine.backward(loss)`, in fp16 with the loss scaled at every stage."""
+    scale = loss_scale(engine)
+    if scale != 1 and engine.zero_optimization_stage() == 0:
+        # Without ZeRO DeepSpeed takes the scale out of the gradients, but does not put it into the loss.
+        loss = loss * scale
+    engine.backward(loss)
+
+
 def take_step(engine: Any) -> None:
     """`engine.step()`: an optimizer step if this was the last micro-batch, else bookkeeping only."""
     import torch

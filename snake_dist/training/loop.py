@@ -15,7 +15,14 @@ from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
 from snake_dist.errors import InputError, RankError
-from snake_dist.training.engine import gradient_norm, peak_memory_gib, set_learning_rate, take_step, was_skipped
+from snake_dist.training.engine import (
+    backward,
+    gradient_norm,
+    peak_memory_gib,
+    set_learning_rate,
+    take_step,
+    was_skipped,
+)
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
@@ -202,7 +209,7 @@ def training_step(
             logits_KV, labels_K, _ = forward_trained(engine, batch)
             micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
             # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
-            engine.backward(micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
+            backward(engine, micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
         is_last = index + 1 == share.accumulation
         if allocation is not None and is_last:
             allocation.before_step(step + 1)
