@@ -52,7 +52,8 @@ def view_cycle(state: State) -> CycleView | None:
     one taken while the apple is in the shared slot of an odd board, where the tail must not be as well.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
-    if not slots or not _lies_in_order(state, slots, count):
+    # A snake of length 2 lies in order either way round; backwards, its neck is in the next slot.
+    if not slots or not _lies_in_order(state, slots, count) or _next_slot_move(state, slots, count) is None:
         return None
     assert state.apple is not None
     head = slots[state.head]
