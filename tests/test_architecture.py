@@ -34,6 +34,8 @@ COMPOSERS = {
     "run_plan",
     "plan_sizes",
     "plan_text",
+    "ablation_grid",
+    "run_ablation",
 }
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "scipy", "wandb")
 

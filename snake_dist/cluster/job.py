@@ -83,7 +83,7 @@ _ALLOWED = {
     "modules": (r"[A-Za-z0-9][A-Za-z0-9._+/-]*", "names such as cuda/12.4"),
     "venv": (_PATH, "a path without quotes, backslashes, % or #"),
     "env": (r"[A-Za-z_][A-Za-z0-9_]*(=[^\x00-\x1f\x7f]*)?", "NAME or NAME=VALUE, in one line"),
-    "variants": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}=[^\x00-\x1f\x7f]*", "NAME=FLAGS"),
+    "variants": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}=[^\x00-\x1f\x7f]*", "NAME=FLAGS"),
     "after": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "job ids, or names of the recipe's jobs"),
     "directory": (_PATH, "a path without quotes, backslashes, % or #"),
     "program": (_PATH, "a path without quotes, backslashes, % or #"),

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -57,16 +57,25 @@ def check_hostfile(hostfile: Path, job: Job) -> None:
         raise InputError(f"--hostfile {hostfile}: {len(hosts)} hosts for --nodes {job.nodes}")
 
 
-def run_all(commands: list[list[str]]) -> int:
-    """Run the commands one after another until one fails; its exit code, or 0. SIGTERM goes on to the command."""
+def run_all(commands: Iterable[list[str]], *, keep_going: bool = False) -> int:
+    """Run the commands one after another; the exit code of the first that failed, or 0.
+
+    A failure ends it, unless it is to `keep_going`. SIGTERM goes on to the command that runs, and no other is started.
+    """
+    first_failure, asked_to_stop = 0, False
     for command in commands:
+        if asked_to_stop:
+            break
         with subprocess.Popen(command) as child:
-            signal.signal(signal.SIGTERM, partial(_pass_on, child))
+
+            def pass_on(number: int, _frame: FrameType | None, child: subprocess.Popen[bytes] = child) -> None:
+                nonlocal asked_to_stop
+                asked_to_stop = True
+                child.send_signal(number)
+
+            signal.signal(signal.SIGTERM, pass_on)
             code = child.wait()
-        if code:
-            return code if code > 0 else 128 - code
-    return 0
-
-
-def _pass_on(child: subprocess.Popen[bytes], number: int, _frame: FrameType | None) -> None:
-    child.send_signal(number)
+        first_failure = first_failure or (code if code >= 0 else 128 - code)
+        if asked_to_stop or (code and not keep_going):
+            break
+    return first_failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +28,30 @@ def read_recipe(path: Path, given: list[str]) -> list[tuple[list[str], list[str]
         raise InputError(f"-- {' '.join(given)}: {path} holds {len(jobs)} jobs: put the flags into it, under `run`")
     return [
         (
-            _flags({key: value for key, value in job.items() if key != "run"}, path),
-            [*_run(job.get("run"), path), *given],
+            flags_of({key: value for key, value in job.items() if key != "run"}, f"--recipe {path}"),
+            [*_run(job.get("run"), f"--recipe {path}"), *given],
         )
         for job in jobs
     ]
 
 
-def _run(value: Any, path: Path) -> list[str]:
+def _run(value: Any, place: str) -> list[str]:
     if isinstance(value, list):
         return [str(word) for word in value]
     if value is None or isinstance(value, dict):
-        return _flags(value or {}, path)
-    raise InputError(
-        f"--recipe {path}: run is {value!r}: a mapping of flags to values, or a list of words, is expected"
-    )
+        return flags_of(value or {}, place)
+    raise InputError(f"{place}: run is {value!r}: a mapping of flags to values, or a list of words, is expected")
 
 
-def _flags(mapping: dict[str, Any], path: Path) -> list[str]:
+def flags_of(mapping: Mapping[str, Any], place: str) -> list[str]:
+    """The flags that a mapping of strings stands for. Raises InputError naming `place` and the key."""
     flags = []
     for key, value in mapping.items():
         name = str(key).replace("_", "-")
         if value in ("true", "false"):
             flags.append(f"--{name}" if value == "true" else f"--no-{name}")
         elif not value or isinstance(value, dict):
-            raise InputError(f"--recipe {path}: {key} is {value!r}: a value or a list of values is expected")
+            raise InputError(f"{place}: {key} is {value!r}: a value or a list of values is expected")
         else:
             flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
     return flags

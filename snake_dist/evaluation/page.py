@@ -48,16 +48,8 @@ def write_page(directory: Path, runs: Mapping[str, Path] | None = None) -> Path:
 def _render(
     report: Mapping[str, Any], seeds: range, games: Sequence[tuple[Header, Episode]], runs: Mapping[str, Path]
 ) -> str:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     settings, players = report["settings"], report["players"]
     kinds = {header.player: header.kind for header, _ in games}
     ladder, axis_max = ladder_rows(players, kinds, settings)
@@ -65,14 +57,15 @@ def _render(
     # "<" never stands inside a script element, so no text of a model can close it.
     data = json.dumps(_page_data(settings, seeds, games), separators=(",", ":")).replace("<", "\\u003c")
     scripts = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         title="Snake: who plays how well",
         conditions=_conditions(settings),
         symmetry=settings["symmetry"],
-        css=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+        css=style_sheet(),
         js=Markup(f'{scripts}\nconst DATA = JSON.parse(document.getElementById("data").textContent);\n{START}'),
         data=Markup(data),
         ladder=ladder,
+        ladder_label="Mean apples per game of each player with 95 % intervals, from weak to strong",
         axis_max=axis_max,
         published=any(row["kind"] == "published" for row in ladder),
         has_human="human" in kinds.values(),
@@ -86,6 +79,27 @@ def _render(
         trained=report.get("trained_positions", {}) if report["state_bank"] else {},
         curves=training_curves(runs),
     )
+
+
+def template(name: str) -> Any:
+    """A page of `ASSETS`: what it is given is escaped, and what it is not given is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def style_sheet() -> Any:
+    """What stands in a page's style element."""
+    from markupsafe import Markup
+
+    return Markup((ASSETS / "page.css").read_text(encoding="utf-8"))
 
 
 def _conditions(settings: Mapping[str, Any]) -> str:

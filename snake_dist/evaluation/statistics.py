@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's for rates, the bootstrap for means, both together for rates counted in games."""
+"""95 % intervals: Wilson's for rates, the bootstrap for means, both for rates counted in games, t for runs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,24 @@ def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval 
     if min(values) == max(values):
         return float(values[0]), float(values[0])
     return _bootstrap((values,), lambda sample, axis: sample.mean(axis=axis), "BCa", seed)
+
+
+def interval_over_runs(runs: Sequence[Sequence[float]]) -> Interval | None:
+    """Interval for the mean of several training runs, each with one value for each of the same games.
+
+    Student's t interval of the runs' means (Gosset, Biometrika 6, 1908), which knows how few runs there are, and not
+    narrower than the bootstrap over games of their mean. With one run only the latter: it says nothing of other
+    training seeds. None for one run with one game.
+    """
+    from scipy.stats import ttest_1samp
+
+    over_games = bootstrap_mean_interval([sum(game) / len(game) for game in zip(*runs, strict=True)])
+    means = [sum(run) / len(run) for run in runs]
+    if len(runs) < 2 or max(means) == min(means):
+        return over_games
+    found = ttest_1samp(means, 0).confidence_interval(CONFIDENCE)
+    low, high = over_games or (math.inf, -math.inf)
+    return min(low, float(found.low)), max(high, float(found.high))
 
 
 def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: int = 0) -> Interval | None:

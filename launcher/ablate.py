@@ -1,0 +1,66 @@
+"""Train a grid of settings, a run each, and say which plays better: docs/ablation.md.
+
+python launcher/ablate.py ablations/presets.yaml
+python launcher/ablate.py ablations/presets.yaml --slurm
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from snake_dist.cluster import queue
+from snake_dist.cluster.local import run_all
+from snake_dist.cluster.slurm import render
+from snake_dist.run_config import parse_dataclass, run_launcher
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Train every run of a grid and compare them. The same command again goes on where it was."""
+
+    grid: tyro.conf.Positional[Path]
+    """YAML with the grid."""
+    output: Path | None = None
+    """Directory of the runs and the result; default: logs/ablations/NAME."""
+    slurm: bool = False
+    """Queue the runs as one array of jobs, and a job behind them that writes the result."""
+    table: bool = False
+    """Run nothing: write the result of what is finished."""
+    dry_run: bool = False
+    """Print the commands, or with --slurm the scripts, and do nothing."""
+
+
+def main(argv: list[str]) -> None:
+    flags = parse_dataclass(Ablate, argv)
+
+    from snake_dist.ablation_grid import read_ablation
+    from snake_dist.run_ablation import check_cells, commands, keep_grid, pending, table_job, write_results
+
+    ablation = read_ablation(flags.grid, flags.output, sys.executable)
+    check_cells(ablation, is_here=not flags.slurm and not flags.table)
+    jobs = [(ablation.job, ablation.flags), table_job(ablation)]
+    code = 0
+    if flags.dry_run:
+        scripts = (render(job, program_flags) for job, program_flags in jobs)
+        print("".join(scripts) if flags.slurm else "\n".join(map(shlex.join, commands(ablation))))
+        return
+    keep_grid(ablation)
+    if flags.slurm:
+        queued: dict[str, str] = {}
+        for job, program_flags in jobs:
+            queued[job.job_name] = queue.write_and_submit(job, program_flags, queued)
+            print(queue.receipt(job, program_flags, queued[job.job_name]))
+        return
+    if not flags.table:
+        code = run_all(pending(ablation), keep_going=True)
+    print(f"\n{write_results(ablation)}\nresult: {ablation.output / 'ablation.html'}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run_launcher(main)

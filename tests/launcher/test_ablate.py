@@ -1,0 +1,100 @@
+"""launcher/ablate.py as users type it, with a trainer that trains nothing but keeps train.py's contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ablations import PRESETS, write_grid
+from tests.slurm_cluster import ROOT, wait_until
+
+ABLATE = [sys.executable, str(ROOT / "launcher/ablate.py"), "grid.yaml", "--output", "out"]
+TRAINER = """
+import pathlib, runpy, sys
+runpy.run_path("stub.py")
+from tests.ablations import finish_run
+run = pathlib.Path(sys.argv[sys.argv.index("--output-dir") + 1])
+if '"finished"' in (run / "status.json").read_text():
+    finish_run(run, "greedy" if "balanced" in run.name else "random-legal")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory to run in, as the repository's root."""
+    (tmp_path / "launcher").mkdir()
+    shutil.copy(ROOT / "tests/stub_trainer.py", tmp_path / "stub.py")
+    (tmp_path / "launcher/train.py").write_text(TRAINER)
+    shutil.copy(ROOT / "launcher/ablate.py", tmp_path / "launcher/ablate.py")
+    (tmp_path / "stub.json").write_text('{"steps": 3, "step_s": 0}')
+    write_grid(tmp_path)
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def ablate(place: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ABLATE, *flags], cwd=place, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def started(place: Path) -> list[int]:
+    """How often each run was started."""
+    runs = [f"preset-{preset}-seed-{seed}" for preset in ("lightweight", "balanced") for seed in (0, 1)]
+    logs = [place / f"out/{run}.started.0" for run in runs]
+    return [len(log.read_text().splitlines()) if log.exists() else 0 for log in logs]
+
+
+def test_a_stopped_ablation_goes_on_to_its_verdict(place):
+    """SIGTERM in its second run; the same command again, in which the third run fails."""
+    second = place / "out/preset-lightweight-seed-1"
+    slow = '{"steps": 500, "step_s": 0.05}'
+    trainer = f"import pathlib, sys\nif 'seed-1' in sys.argv[-1]: pathlib.Path('stub.json').write_text({slow!r})\n"
+    (place / "launcher/train.py").write_text(trainer + TRAINER)
+    with subprocess.Popen(ABLATE, cwd=place, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        wait_until((second / "metrics.jsonl").exists, 240, lambda: "the second run did not start")
+        process.send_signal(signal.SIGTERM)
+        printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert json.loads((second / "status.json").read_text())["state"] == "stopped"
+    assert "preset-lightweight-seed-1: stopped at step" in printed
+    assert started(place) == [1, 1, 0, 0]
+
+    (place / "stub.json").write_text('{"steps": 3, "step_s": 0}')
+    trainer = "import sys\nif 'balanced-seed-0' in sys.argv[-1]: sys.exit(3)\n"
+    (place / "launcher/train.py").write_text(trainer + TRAINER)
+    done = ablate(place)
+    assert done.returncode == 3, done.stderr
+    assert "[1/4] preset-lightweight-seed-0: finished before" in done.stdout
+    assert "- preset-balanced-seed-0: not started" in done.stdout
+    assert "preset: balanced beats lightweight by " in done.stdout
+    assert "one pair of runs" in done.stdout
+    assert started(place) == [1, 2, 0, 1]
+
+
+def test_a_dry_run_prints_and_does_nothing(place):
+    done = ablate(place, "--dry-run")
+    assert done.stdout.count("launcher/train.py") == len(done.stdout.splitlines()) == 4
+    done = ablate(place, "--dry-run", "--slurm")
+    assert done.stdout.count("#!/bin/bash") == 2
+    assert "#SBATCH --array=0-3" in done.stdout
+    assert "launcher/ablate.py out/grid.yaml" in done.stdout
+    assert not (place / "out").exists()
+
+
+def test_a_fault_is_one_line_and_exit_code_2(place):
+    write_grid(place, PRESETS | {"base": {"rnak": 4}})
+    done = ablate(place)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("ablate.py: error: grid.yaml: base: unknown key 'rnak'")
