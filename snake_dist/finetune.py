@@ -26,7 +26,7 @@ from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.preparation import Run, check_config, prepare
 from snake_dist.run_config import RunConfig
-from snake_dist.run_judge import games_in_training, judge_run, write_run_report
+from snake_dist.run_judge import games_in_training, judge_run, trained_prompts, write_run_report
 from snake_dist.session import Session, Stopped
 from snake_dist.summary import adapter_metadata, model_card, render_summary, software_versions
 from snake_dist.training.ds_config import zero_stage
@@ -157,7 +157,7 @@ def train_and_save(run: Run, summary: dict[str, Any], session: Session) -> Metri
         directory = run.output_dir / ADAPTER_DIR
         published = publishable(model.peft_config["default"], tensors, start)
         metadata = adapter_metadata(run, published.config, summary["training"])
-        prompts = run.data.dataset.prompt_hashes
+        prompts = trained_prompts(run)
         save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata), prompts)
         prove_adapter(directory, published.shapes)
 

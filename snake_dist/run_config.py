@@ -87,6 +87,8 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
     check_adapter_config(config.adapter)
     check_play_config(config.play)
     check_checkpoint_config(config.checkpoint)
+    if config.data.eval_examples < 1:
+        raise InputError(f"--eval-examples {config.data.eval_examples}: at least 1")
     if config.checkpoint.best_by == "play" and not config.play.eval_games:
         raise InputError("--best-by play contradicts --eval-games 0: no games would be played in training")
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)

@@ -162,6 +162,8 @@ def prepare_data(
             training, held_out = select(dataset, length, config.data.bad_lines, split)
         if config.data.max_examples is not None:
             training = draw(dataset, training, config.data.max_examples, config.training.seed)
+        if config.data.eval_examples < len(held_out.ids):
+            held_out = draw(eval_dataset, held_out, config.data.eval_examples, config.training.seed)
         return RunData(dataset, training, eval_dataset, held_out)
 
     agree(world, lambda: prepare() and None, on_each_node=True)

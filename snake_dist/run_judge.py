@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from snake_dist.checkpoint.adapter import read_prompt_hashes
 from snake_dist.cluster.world import agree, gather
-from snake_dist.data.tokenization import hash_prompt
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.judge import Games, SpreadPlayer, finished_games, judge
 from snake_dist.evaluation.page import write_page
@@ -19,8 +20,7 @@ from snake_dist.evaluation.play_metrics import summarize
 from snake_dist.evaluation.player import Answer, ModelPlayer
 from snake_dist.evaluation.players import BATCH_SIZE, adapter_identity, load_model_players
 from snake_dist.evaluation.report import flatten, write_report
-from snake_dist.game.board import State
-from snake_dist.game.text import render_prompt
+from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.preparation import Run
@@ -71,6 +71,16 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[], M
     return play
 
 
+def trained_prompts(run: Run) -> np.ndarray | None:
+    """Hashes of the prompts that the adapter was trained on (uint64, sorted), those of --init-adapter among them; None
+    if that one did not keep its own."""
+    given = run.config.adapter.init_adapter
+    if given is None:
+        return run.data.dataset.prompt_hashes
+    earlier = read_prompt_hashes(Path(given).expanduser())
+    return None if earlier is None else np.union1d(run.data.dataset.prompt_hashes, earlier)
+
+
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each.
 
@@ -89,9 +99,8 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     log_directory = run.output_dir / REPORT_DIR / "games"
     # Read by rank 0 only: all ranks must play the same games.
     finished = agree(world, partial(finished_games, games, identities, log_directory))
-
-    def is_trained(state: State) -> bool:
-        return run.data.dataset.has_prompt(hash_prompt(render_prompt(state, str(board.style))))
+    known = trained_prompts(run)
+    trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
 
     with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
         done = dict.fromkeys(spread, 0)
@@ -105,9 +114,9 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
             spread,
             games,
             identities=identities,
-            is_trained=is_trained,
+            is_trained=trained.hold,
             on_progress=on_progress,
             log_directory=log_directory if world.is_main else None,
             finished=finished,
         )
-    return results | {"trained_positions": {"adapter": len(run.data.dataset)}}
+    return results | {"trained_positions": {"adapter": known if known is None else len(known)}}

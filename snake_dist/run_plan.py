@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from snake_dist.checkpoint.checkpoints import CheckpointConfig
 from snake_dist.cluster.planning.choice import Choice, recommend
 from snake_dist.cluster.planning.communication import Links
 from snake_dist.cluster.planning.memory import rank_memory
@@ -17,7 +18,7 @@ from snake_dist.data.dataset import dataset_cache, open_dataset
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.plan_sizes import describe_model
-from snake_dist.training.ds_config import build_ds_config, check_pair, read_ds_config, zero_stage
+from snake_dist.training.ds_config import REDUCE_BUCKET, build_ds_config, check_pair, read_ds_config, zero_stage
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
@@ -66,7 +67,7 @@ class PlanConfig:
     """Each way per node between nodes, in GB/s. Default: one 200 Gbit/s port."""
     latency_us: float = 20.0
     """Per hop of a collective, in microseconds: an assumption."""
-    save_every: int = 100
+    save_every: int = CheckpointConfig.save_every
     """Steps between checkpoints."""
 
 
@@ -193,8 +194,8 @@ def _setup(flags: Plan, model: ModelSizes) -> Setup:
 
 
 def reduce_bucket(model: ModelSizes) -> int:
-    """Elements of the gradient bucket: no more than there are gradients, and no more than DeepSpeed's default."""
-    return min(500_000_000, model.num_trainable)
+    """Elements of the gradient bucket: no more than there are gradients, and no more than in our DeepSpeed files."""
+    return min(REDUCE_BUCKET, model.num_trainable)
 
 
 def _setups(own: Setup, given: dict[str, Any] | None) -> dict[str, Setup]:
@@ -233,6 +234,5 @@ def recommended_ds_config(planned: Planned) -> dict[str, Any]:
     offload = "all" if setup.offload_parameters else "optimizer" if setup.offload_optimizer else "none"
     ds_config = build_ds_config(setup.stage, offload=offload, nodes=2 if setup.hpz_ranks else 1)
     if setup.stage:
-        # DeepSpeed allocates its buckets whole: with its default of 5e8 elements they would dwarf the adapter.
         ds_config["zero_optimization"]["reduce_bucket_size"] = setup.reduce_bucket
     return ds_config

@@ -67,6 +67,9 @@ def test_what_no_run_can_have_is_refused_before_anything_is_prepared():
         ("--max-tokens 0", "--max-tokens 0: at least 1"),
         ("--rank 0", "--rank 0"),
         ("--play-games -1", "--play-games -1: at least 0"),
+        ("--eval-games -1", "--eval-games -1: at least 0"),
+        ("--best-by play --eval-games 0", "--best-by play contradicts --eval-games 0"),
+        ("--eval-examples 0", "--eval-examples 0: at least 1"),
         ("--global-batch-size 9", "--global-batch-size 9 is not divisible"),
     ):
         with pytest.raises(InputError, match=message):

@@ -33,6 +33,8 @@ class DataConfig:
     """Share of the games that is held out, if there is no --eval-data."""
     max_examples: int | None = None
     """Train on so many of the examples only, drawn by --seed; a larger draw holds a smaller one. Default: all."""
+    eval_examples: int = 1000
+    """Evaluate on so many of the held-out examples at most, drawn by --seed: the time it takes has a bound."""
     bad_lines: Literal["stop", "skip"] = "stop"
     """What a bad line does: stop the run with its file, line and reason, or be left out and counted."""
     sequence_length: int | None = None

@@ -172,6 +172,8 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0)
 
     # "all-linear" also covers GPT-2's Conv1D and leaves the output head out, whatever the architecture.
     targets = list(config.target_modules) or "all-linear"
+    if config.adapter == "pissa":
+        _check_components(model, config)
     peft_config = ADAPTERS[config.adapter](adapter_size(config), config, num_steps, target_modules=targets)
     try:
         return get_peft_model(model, peft_config, autocast_adapter_dtype=False)
@@ -183,6 +185,21 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0)
             f"--target-modules {' '.join(config.target_modules)}: not in this model; its linear layers are "
             f"{', '.join(sorted(kinds))}"
         ) from None
+
+
+def _check_components(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Raise InputError unless every matrix that is adapted has as many components as PiSSA's rank."""
+    rank, head = adapter_size(config).rank, model.get_output_embeddings()
+    for name, module in model.named_modules():
+        is_target = name.rsplit(".", 1)[-1] in config.target_modules or (
+            not config.target_modules and module is not head
+        )
+        if is_target and is_linear(module) and min(module.weight.shape) < rank:
+            rows, columns = module.weight.shape
+            raise InputError(
+                f"--rank {rank}: --adapter pissa starts from that many principal components, and {name} "
+                f"({rows} x {columns}) has {min(rows, columns)}"
+            )
 
 
 def is_linear(module: Any) -> bool:

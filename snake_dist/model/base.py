@@ -76,10 +76,16 @@ class ModelShape:
 
 
 def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
-    """The shape of the model at `location` (from `find_base`)."""
+    """The shape of the model at `location` (from `find_base`). Raises InputError for one that is quantized already."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+    if quantization := getattr(config, "quantization_config", None):
+        described = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        raise InputError(
+            f"--base-model {location!r} is quantized already ({described.get('quant_method', 'unknown')}): name the "
+            "model it was made from; --adapter qlora loads that in 4 bits"
+        )
     text = config.get_text_config()
     revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
     return ModelShape(text.hidden_size, getattr(text, "max_position_embeddings", None), revision)

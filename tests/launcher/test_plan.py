@@ -88,12 +88,15 @@ def test_a_base_too_large_for_one_gpu_is_sharded(llama_8b, tmp_path):
     assert read_ds_config(str(written))["zero_optimization"]["stage"] == 3
 
 
-def test_a_given_file_is_planned_as_it_is(llama_8b):
-    """DeepSpeed's default buckets, 5e8 elements twice in bf16, against an adapter's 42 million gradients."""
-    code, out, err = plan("--base-model", llama_8b, "--gpus", 8, "--ds", "ds_configs/zero2.json")
-    assert code == 0, err
-    [buckets] = [line.split() for line in out.splitlines() if line.startswith("gradient buckets")]
-    assert float(buckets[-1]) == pytest.approx(2 * 5e8 * 2 / 2**30, abs=0.01)
+def test_a_given_file_is_planned_as_it_is(llama_8b, tmp_path):
+    """DeepSpeed's default buckets, 5e8 elements twice in bf16, and those of our files, against 42 million gradients."""
+    bare = tmp_path / "zero2.json"
+    bare.write_text('{"zero_optimization": {"stage": 2, "overlap_comm": true}}')
+    for file, elements in ((bare, 5e8), ("ds_configs/zero2.json", 5e7)):
+        code, out, err = plan("--base-model", llama_8b, "--gpus", 8, "--ds", file)
+        assert code == 0, err
+        [buckets] = [line.split() for line in out.splitlines() if line.startswith("gradient buckets")]
+        assert float(buckets[-1]) == pytest.approx(2 * elements * 2 / 2**30, abs=0.01)
 
 
 def test_lengths_and_hours_come_from_the_data(llama_dir, tmp_path):

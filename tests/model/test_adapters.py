@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import typing
 
 import pytest
@@ -15,7 +16,7 @@ from snake_dist.model.adapters import (
     check_adapter_config,
     rank_schedule,
 )
-from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base
+from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
 
 
 def test_presets_and_overrides():
@@ -92,6 +93,20 @@ def test_base_that_does_not_generate_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(InputError, match="'t5', which is no causal language model"):
         find_base(ModelConfig(str(tmp_path)))
+
+
+def test_base_that_is_quantized_already_is_refused(tmp_path):
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"is quantized already \(gptq\)"):
+        model_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize("modules", [(), ("q_proj", "k_proj")])
+def test_pissa_has_no_more_components_than_the_smallest_matrix(llama_dir, modules):
+    with pytest.raises(InputError, match=r"--rank 17: .* \(16 x 32\) has 16"):
+        attach(load_base(str(llama_dir), "float32"), AdapterConfig("pissa", rank=17, target_modules=modules))
+    attach(load_base(str(llama_dir), "float32"), AdapterConfig("pissa", rank=16, target_modules=modules))
 
 
 def test_dtype_follows_flag_and_file():

@@ -63,8 +63,11 @@ def make_config(tmp_path_factory):
     "stage", ["zero2", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("zero0", "zero3", "offload"))]
 )
 def test_games_in_training_are_those_of_the_model_that_is_saved(make_config, stage):
-    config = make_config(f"{stage}-saved", ZERO[stage], save_every=4, keep_checkpoints=1, best_by="play")
+    config = make_config(
+        f"{stage}-saved", ZERO[stage], save_every=4, keep_checkpoints=1, best_by="play", eval_examples=7
+    )
     summary = run_on_ranks(finetune, 2, config)[0]
+    assert summary["data"]["eval_examples"] == 7
     player = load_player(summary["adapter_dir"])
     episodes = Games(5, "classic", game_seeds(GAMES, "dev"), MAX_STEPS).play(player)
     played = summarize(episodes)
