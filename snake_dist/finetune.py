@@ -249,7 +249,7 @@ def train_model(
         num_steps=run.num_steps,
         collate=collate,
         log=log,
-        evaluate=lambda: held_out() | play(),
+        evaluate=lambda step: held_out() | play(step),
         allocation=allocation,
         after_step=session.after_step,
         first_step=session.first_step,

@@ -24,6 +24,7 @@ from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.preparation import Run
+from snake_dist.run_config import RunConfig
 from snake_dist.session import Session
 from snake_dist.training.engine import joined_forwards
 from snake_dist.training.loop import Metrics
@@ -44,18 +45,29 @@ def write_run_report(run: Run, play: dict[str, Any]) -> Path:
     return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
 
 
-def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[], Metrics]:
-    """What plays --eval-games with the model in `engine` as it is, on all ranks together: `eval/play/...` of
-    docs/metrics.md, or nothing where no games can be played. Training goes on as if it had not been called."""
+def plays_at(config: RunConfig, step: int, num_steps: int) -> bool:
+    """Whether the evaluation after `step` steps plays: the first one since the last multiple of --play-every. After the
+    last step only if no end games say it better, or the checkpoint is to be judged by play."""
+    every, since = config.play.play_every, config.training.eval_every
+    if step == num_steps:
+        return config.play.play_games == 0 or config.checkpoint.best_by == "play"
+    return every == 0 or step // every > (step - since) // every
+
+
+def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int], Metrics]:
+    """What plays --eval-games with the model in `engine` as it is, on all ranks together, if it is time to (it is told
+    the steps done): `eval/play/...` of docs/metrics.md, or nothing. Training goes on as if it had not been called."""
     config, board, world = run.config.play, run.board, run.world
     if not config.eval_games or board.style is None:
-        return dict
+        return lambda _step: {}
     games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
     limit = run.data.training.longest_completion
     player = ModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
     model = engine.module.get_base_model()
 
-    def play() -> Metrics:
+    def play(step: int) -> Metrics:
+        if not plays_at(run.config, step, run.num_steps):
+            return {}
         started = time.perf_counter()
         with unpacked_attention(model), joined_forwards(engine, model) as join:
 

@@ -35,7 +35,9 @@ class PlayConfig:
     play_max_steps: int = 25
     """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
     eval_games: int = 4
-    """Games on the seeds for development at each evaluation (--eval-every); 0: none."""
+    """Games on the seeds for development that an evaluation in training plays; 0: none."""
+    play_every: int = 500
+    """Steps between evaluations (--eval-every) that play --eval-games; 0: each of them does."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""
     mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
@@ -46,7 +48,7 @@ class PlayConfig:
 
 def check_play_config(config: PlayConfig) -> None:
     """Raise InputError for values that no games can have."""
-    for name in ("play_games", "play_max_steps", "eval_games"):
+    for name in ("play_games", "play_max_steps", "eval_games", "play_every"):
         if getattr(config, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 0")
     game_seeds(config.play_games)

@@ -87,7 +87,8 @@ class ModelPlayer:
     """
 
     model: PreTrainedModel | PeftModel
-    """On its device. It is switched to eval mode while it answers and back afterwards."""
+    """On its device. It is switched to eval mode while it answers and back afterwards. It may be in training: no
+    inference_mode, since what ZeRO-3 gathers in it could not be trained with afterwards."""
     tokenizer: PreTrainedTokenizerBase
     style: str
     """One of `game.text.STYLES`: the one the adapter was trained on."""

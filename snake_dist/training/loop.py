@@ -122,7 +122,7 @@ def run_steps(
     num_steps: int,
     collate: Collate,
     log: Callable[[int, Metrics], None],
-    evaluate: Callable[[], Metrics],
+    evaluate: Callable[[int], Metrics],
     allocation: RankAllocation | None = None,
     after_step: Callable[[int, Metrics], bool] = lambda _step, _held_out: False,
     first_step: int = 0,
@@ -130,10 +130,10 @@ def run_steps(
     """Run the optimizer steps from `first_step` (0: the run's first) to `num_steps`; with an `allocation`, AdaLoRA's
     ranks are allocated after each.
 
-    `log(step, metrics)` is called on every rank with equal numbers, `evaluate()` on every rank together, after
-    the last step in any case. `after_step(steps done, held-out metrics or {})` is called on every rank together when
-    all is logged; if it returns True (on all ranks alike) the run stops there. A step whose gradient is not finite on
-    any rank is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
+    `log(step, metrics)` is called on every rank with equal numbers, `evaluate(steps done)` on every rank together and
+    after the last step in any case. `after_step(steps done, held-out metrics or {})` is called on every rank together
+    when all is logged; if it returns True (on all ranks alike) the run stops there. A step whose gradient is not finite
+    on any rank is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
     """
     window = _Window()
     num_skipped = 0
@@ -172,7 +172,7 @@ def run_steps(
             window = _Window()
         held_out: Metrics = {}
         if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
-            held_out = evaluate()
+            held_out = evaluate(step + 1)
             log(step + 1, held_out)
         if after_step(step + 1, held_out):
             return

@@ -18,6 +18,8 @@ from snake_dist.finetune import finetune
 from snake_dist.game.rules import legal_moves, new_game, step
 from snake_dist.game.text import render_prompt
 from snake_dist.model.attention import unpacked_attention
+from snake_dist.run_config import parse_run_config
+from snake_dist.run_judge import plays_at
 from tests.ranks import run_on_ranks
 from tests.runs import logged, tiny_config, train_each
 from tests.tiny_models import tiny_llama
@@ -53,7 +55,13 @@ def make_config(tmp_path_factory):
         ds = folder / f"{name}.json"
         ds.write_text(json.dumps({"zero_optimization": zero}))
         defaults = {"rank": 8, "max_steps": 10, "eval_every": 8, "dropout": 0.1, "save_every": 0}
-        defaults |= {"eval_games": GAMES, "play_max_steps": MAX_STEPS, "style": "compact", "grid_size": 5}
+        defaults |= {
+            "eval_games": GAMES,
+            "play_every": 0,
+            "play_max_steps": MAX_STEPS,
+            "style": "compact",
+            "grid_size": 5,
+        }
         return tiny_config(llama, data, folder / name, ds=ds, **defaults | flags)
 
     return make
@@ -90,6 +98,20 @@ def check_names_are_documented(metrics: Path):
     names = {name for line in metrics.read_text().splitlines() for name in json.loads(line)} - {"step"}
     unknown = [name for name in names if not any(re.fullmatch(pattern, name) for pattern in patterns)]
     assert not [name for name in unknown if not name.startswith("play/")]
+
+
+def test_steps_after_which_an_evaluation_plays():
+    def played(flags: str, num_steps: int = 1000) -> list[int]:
+        config = parse_run_config(flags.split())
+        every = config.training.eval_every
+        return [s for s in range(every, num_steps + 1, every) if plays_at(config, s, num_steps)]
+
+    assert played("--eval-every 50", 1600) == [500, 1000, 1500]
+    assert played("--eval-every 50 --play-games 0") == [500, 1000]
+    assert played("--eval-every 50 --best-by play") == [500, 1000]
+    assert played("--eval-every 300 --play-every 500", 2100) == [600, 1200, 1500]
+    assert played("--eval-every 300 --play-every 0", 1200) == [300, 600, 900]
+    assert played("--eval-every 50", 100) == []
 
 
 def test_training_goes_on_as_if_no_game_had_been_played(make_config):
