@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 from snake_dist.game.text import render_prompt
+from snake_dist.run_judge import trained_prompts
 from tests.tiny_models import tiny_adapter
 
 GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
@@ -124,6 +126,18 @@ def test_positions_that_an_adapter_was_trained_on_are_left_out_of_the_bank(tmp_p
     for states in asked:
         assert states[:8] == bank[4:]
         assert len(states) == 12
+
+
+def test_what_an_adapter_goes_on_from_was_trained_on_counts(tmp_path, llama_dir):
+    """None where the earlier adapter did not keep it: then nobody knows."""
+    earlier, unknown = tmp_path / "earlier", tmp_path / "unknown"
+    tiny_adapter(earlier, llama_dir, prompt_hashes=np.array([5, 3], np.uint64))
+    tiny_adapter(unknown, llama_dir)
+    mine = SimpleNamespace(dataset=SimpleNamespace(prompt_hashes=np.array([4, 5], np.uint64)))
+    for given, expected in ((None, [4, 5]), (earlier, [3, 4, 5]), (unknown, None)):
+        config = SimpleNamespace(adapter=SimpleNamespace(init_adapter=given and str(given)))
+        found = trained_prompts(SimpleNamespace(config=config, data=mine))
+        assert (found is None) if expected is None else (found.tolist() == expected)
 
 
 def without_time(summary):
