@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from snake_dist.game.board import Cell, Move, State
+from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import fatal_reason, step
 
 _SHARED_SLOT = ((0, 0), (1, 1))
@@ -83,11 +83,12 @@ def shortcut_path(state: State) -> Iterator[tuple[Move, int]]:
                 if (gap := (slots[there] - here) % count) <= limit and fatal_reason(now, move) is None
             }
             move = max(ahead, key=lambda move: ahead[move], default=None)
-        if move is None:
+        there = None if move is None else destination(now, now.head, move)
+        if move is None or there is None:
             return
-        now = step(now, move)
-        here += (slots[now.head] - here) % count
+        here += (slots[there] - here) % count
         yield move, here
+        now = step(now, move)
 
 
 def shortcut_move(state: State) -> Move | None:
