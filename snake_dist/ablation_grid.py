@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.cluster.job import Job, array_tasks, complete
-from snake_dist.cluster.recipes import flags_of
+from snake_dist.cluster.recipes import flags_of, read_recipe_mapping
 from snake_dist.errors import InputError
 from snake_dist.run_config import RunConfig, parse_dataclass
 
@@ -111,16 +111,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        # Values stay as they are written: a run is called 1e-3, not 0.001, and 4:00:00 is no number of seconds.
-        spec = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError(f"{path}: {' '.join(str(problem).split())}") from None
-    for key in _mapping(spec, str(path)):
-        if key not in KEYS:
-            raise InputError(f"{path}: unknown key {key!r}: one of {', '.join(KEYS)}")
+    spec = read_recipe_mapping(path, KEYS)
     if not _mapping(spec.get("grid", {}), f"{path}: grid"):
         raise InputError(f"{path}: grid: a flag with the list of its values is expected, or several")
     return spec

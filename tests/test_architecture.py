@@ -29,13 +29,13 @@ COMPOSERS = {
     "run_judge",
     "summary",
     "finetune",
-    "run_correction",
-} | {
     "run_plan",
     "plan_sizes",
     "plan_text",
     "ablation_grid",
     "run_ablation",
+    "run_correction",
+    "run_climb",
 }
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "scipy", "wandb")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ def _run(value: Any, place: str) -> list[str]:
     if value is None or isinstance(value, dict):
         return flags_of(value or {}, place)
     raise InputError(f"{place}: run is {value!r}: a mapping of flags to values, or a list of words, is expected")
+
+
+def read_recipe_mapping(path: Path, keys: Collection[str]) -> dict[str, Any]:
+    """A YAML file with a mapping of these keys; its values stay as they are written: strings, lists, mappings.
+
+    As numbers, 1e-3 would be 0.001 in the names of runs, and 4:00:00 would be 14400. Raises InputError.
+    """
+    import yaml
+
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise InputError(f"{path}: {' '.join(str(problem).split())}") from None
+    return known_keys(recipe, str(path), keys)
+
+
+def known_keys(value: Any, place: str, keys: Collection[str]) -> dict[str, Any]:
+    """`value` as a mapping that has none but these keys. Raises InputError naming `place`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: {value!r}: a mapping is expected")
+    unknown = next((key for key in value if key not in keys), None)
+    if unknown is not None:
+        raise InputError(f"{place}: unknown key {unknown!r}: one of {', '.join(sorted(keys))}")
+    return value
 
 
 def flags_of(mapping: Mapping[str, Any], place: str) -> list[str]:

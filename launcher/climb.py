@@ -1,0 +1,36 @@
+"""Train in stages, each going on from the last adapter, on generated and corrected games, and judge each by playing.
+
+python launcher/climb.py --recipe recipes/fill-10x10.yaml --output runs/fill
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from snake_dist.cluster.local import run_all
+from snake_dist.run_climb import Climb, read_climb, write_results
+from snake_dist.run_config import parse_dataclass, run_launcher
+
+
+def main(argv: list[str]) -> None:
+    config = parse_dataclass(Climb, argv)
+    steps = read_climb(config)
+    if config.dry_run:
+        print("\n".join(shlex.join(step.command) for step in steps))
+        return
+    config.output.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if step.is_done():
+            continue
+        print(f"{step.stage.name}: {shlex.join(step.command[1:])}", flush=True)
+        if code := run_all([step.command]):
+            sys.exit(code)
+        if not step.is_done():
+            print(f"{step.stage.name}: stopped; the same command goes on", flush=True)
+            return
+    print(write_results(steps, config.output))
+
+
+if __name__ == "__main__":
+    run_launcher(main)
