@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from snake_dist.checkpoint.adapter import gather_adapter, init_adapter, prove_adapter, save_adapter
 from snake_dist.checkpoint.publish import write_json_atomically
 from snake_dist.checkpoint.published import adapter_start, publishable
-from snake_dist.checkpoint.run_dir import METRICS, read_status
+from snake_dist.checkpoint.run_dir import ADAPTER_DIR, METRICS, read_status
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
 from snake_dist.data.batching import total_over
@@ -40,8 +40,6 @@ from snake_dist.training.wandb_log import WandbLog
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-
-ADAPTER_DIR = Path("lora_adapters/model_artifacts")
 
 
 def finetune(config: RunConfig) -> dict[str, Any]:

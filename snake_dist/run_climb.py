@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
-from snake_dist.checkpoint.run_dir import read_status
+from snake_dist.checkpoint.run_dir import ADAPTER_DIR, read_status
 from snake_dist.cluster.recipes import flags_of, known_keys, read_recipe_mapping
 from snake_dist.data.generation import GenerationConfig, check_generation
 from snake_dist.errors import InputError
 from snake_dist.evaluation.play import Play
-from snake_dist.finetune import ADAPTER_DIR
 from snake_dist.run_config import check_run_flags, parse_dataclass
 from snake_dist.run_correction import Correction, check_correction
 

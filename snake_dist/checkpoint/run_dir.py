@@ -18,6 +18,8 @@ from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftover
 from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
 from snake_dist.errors import InputError
 
+ADAPTER_DIR = Path("lora_adapters/model_artifacts")
+"""Where a run leaves its adapter."""
 STATUS, METRICS, LOCK, OWNER = "status.json", "metrics.jsonl", ".run.lock", ".run.owner"
 
 

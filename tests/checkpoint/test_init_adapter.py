@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.errors import InputError
-from snake_dist.finetune import ADAPTER_DIR, finetune
+from snake_dist.finetune import finetune
 from tests.ranks import run_on_ranks
 from tests.runs import adapter_tensors, tiny_config, tiny_data
 from tests.tiny_models import tiny_llama
