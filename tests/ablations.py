@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from snake_dist.evaluation.judge import Games
 from snake_dist.evaluation.player import HeuristicPlayer
 from snake_dist.evaluation.report import write_report
 from snake_dist.heuristics.policies import POLICIES
+from tests.slurm_cluster import ROOT
 
 PRESETS: dict[str, Any] = {
     "base": {"max-steps": 3, "play-games": 12},
@@ -37,3 +39,25 @@ def finish_run(run: Path, policy: str, num_games: int = 12, max_steps: int = 60)
     training = {"eval/loss": 0.5, "num_tokens": 1000, "seconds": 7.0}
     (run / "summary.json").write_text(json.dumps({"training": training, "play": {"players": {"adapter": summary}}}))
     write_status(run, "finished", step=3, num_steps=3, checkpoint=None, restarts=0, started_at=0)
+
+
+TRAINER = """
+import pathlib, runpy, sys
+runpy.run_path("stub.py")
+from tests.ablations import finish_run
+run = pathlib.Path(sys.argv[sys.argv.index("--output-dir") + 1])
+if '"finished"' in (run / "status.json").read_text():
+    finish_run(run, "greedy" if "balanced" in run.name else "random-legal")
+"""
+"""A launcher/train.py that trains nothing, keeps its contract, and leaves what a finished run does."""
+
+
+def with_trainer(directory: Path) -> Path:
+    """A directory to run in, as the repository's root, with such a trainer and the grid `PRESETS`."""
+    (directory / "launcher").mkdir()
+    shutil.copy(ROOT / "tests/stub_trainer.py", directory / "stub.py")
+    (directory / "launcher/train.py").write_text(TRAINER)
+    shutil.copy(ROOT / "launcher/ablate.py", directory / "launcher/ablate.py")
+    (directory / "stub.json").write_text('{"steps": 3, "step_s": 0}')
+    write_grid(directory)
+    return directory

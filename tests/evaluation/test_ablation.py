@@ -41,8 +41,8 @@ def test_the_interval_over_runs_is_never_narrower_than_that_over_games():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_runs", [2, 3, 5])
-@pytest.mark.parametrize("spread", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("num_runs", [2, 5])
+@pytest.mark.parametrize("spread", [0.0, 1.5])
 def test_the_interval_over_runs_covers_the_truth(num_runs, spread):
     """Runs whose true means differ by their seed, games on top of that: 95 % of the intervals hold the mean."""
     rng = np.random.default_rng(0)

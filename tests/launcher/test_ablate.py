@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,30 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.ablations import PRESETS, write_grid
+from tests.ablations import PRESETS, TRAINER, with_trainer, write_grid
+from tests.runs import tiny_data
 from tests.slurm_cluster import ROOT, wait_until
 
 ABLATE = [sys.executable, str(ROOT / "launcher/ablate.py"), "grid.yaml", "--output", "out"]
-TRAINER = """
-import pathlib, runpy, sys
-runpy.run_path("stub.py")
-from tests.ablations import finish_run
-run = pathlib.Path(sys.argv[sys.argv.index("--output-dir") + 1])
-if '"finished"' in (run / "status.json").read_text():
-    finish_run(run, "greedy" if "balanced" in run.name else "random-legal")
-"""
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory to run in, as the repository's root."""
-    (tmp_path / "launcher").mkdir()
-    shutil.copy(ROOT / "tests/stub_trainer.py", tmp_path / "stub.py")
-    (tmp_path / "launcher/train.py").write_text(TRAINER)
-    shutil.copy(ROOT / "launcher/ablate.py", tmp_path / "launcher/ablate.py")
-    (tmp_path / "stub.json").write_text('{"steps": 3, "step_s": 0}')
-    write_grid(tmp_path)
-    return tmp_path
+    return with_trainer(tmp_path)
 
 
 def environment() -> dict[str, str]:
@@ -45,7 +30,7 @@ def environment() -> dict[str, str]:
 
 def ablate(place: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ABLATE, *flags], cwd=place, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        [*ABLATE, *flags], cwd=place, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -98,3 +83,30 @@ def test_a_fault_is_one_line_and_exit_code_2(place):
     done = ablate(place)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith("ablate.py: error: grid.yaml: base: unknown key 'rnak'")
+
+
+@pytest.mark.slow
+def test_real_runs_of_different_data_sizes_at_equal_tokens(tmp_path, llama_dir):
+    data = tiny_data(tmp_path / "data")
+    base = {
+        "base-model": str(llama_dir), "data": str(data), "base-dtype": "float32", "max-tokens": 3000, "play-games": 3,
+        "play-max-steps": 4, "held-out-share": 0.2,
+    }  # fmt: skip
+    spec = {"name": "sizes", "base": base, "grid": {"max-examples": [8, 24]}, "launch": {"ranks-per-node": 2}}
+    (tmp_path / "launcher").symlink_to(ROOT / "launcher")
+    write_grid(tmp_path, spec)
+    done = ablate(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no difference shown: " in done.stdout
+    for size in (8, 24):
+        run = tmp_path / f"out/max-examples-{size}-seed-0"
+        summary = json.loads((run / "summary.json").read_text())
+        assert (summary["data"]["train_examples"], summary["world_size"]) == (size, 2)
+        assert 2800 < summary["training"]["num_tokens"] <= 3000
+        assert "wandb-group: sizes" in (run / "config.yaml").read_text()
+        assert list((run / "wandb").glob("offline-run-*"))
+    assert "[2/2] max-examples-24-seed-0: finished before" in ablate(tmp_path).stdout
+    write_grid(tmp_path, spec | {"base": base | {"learning-rate": "1e-2"}})
+    done = ablate(tmp_path)
+    assert done.returncode == 2
+    assert "was made with learning-rate 0.001, now 0.01" in done.stderr
