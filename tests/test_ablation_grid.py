@@ -57,7 +57,7 @@ def test_a_group_of_the_users_own_is_kept(tmp_path):
 
 FAULTS = {
     "no grid": ({"base": {}}, "grid: a flag with the list of its values"),
-    "unknown part": (PRESETS | {"sedes": [1]}, "unknown key 'sedes': one of name, base"),
+    "unknown part": (PRESETS | {"sedes": [1]}, "unknown key 'sedes': one of base, compare"),
     "unknown flag": (PRESETS | {"base": {"rnak": 4}}, "base: unknown key 'rnak'"),
     "unknown flag of the grid": ({"grid": {"rnak": [4]}}, "grid: rnak: unknown key 'rnak'"),
     "unknown coupled flag": ({"grid": {"size": {"big": {"rnak": 4}}}}, "grid: size: big: unknown key 'rnak'"),
