@@ -1,7 +1,7 @@
 """Train a grid of settings, a run each, and say which plays better: docs/ablation.md.
 
-python launcher/ablate.py ablations/presets.yaml
-python launcher/ablate.py ablations/presets.yaml --slurm
+python launcher/ablate.py launcher/recipes/ablate/presets.yaml
+python launcher/ablate.py launcher/recipes/ablate/presets.yaml --slurm
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 DEFAULT_GAMES = 200
 DEFAULT_LINE_RATE = 0.088
 DEFAULT_MAX_STEPS_PER_GAME = 50
+DEFAULT_POLICY = "bfs-safe"
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
 
@@ -108,14 +109,16 @@ def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
 
 def default_generation(board: Board, seed: int) -> GenerationConfig:
     """What the default data set of this board holds."""
+    on_cycle = board.style == "cycle"
     return GenerationConfig(
+        policy="hamiltonian-shortcuts" if on_cycle else DEFAULT_POLICY,
         grid_size=board.grid_size,
         mode=board.mode,
         style=board.style or "compact",
         games=DEFAULT_GAMES,
         line_rate=DEFAULT_LINE_RATE,
         max_steps_per_game=DEFAULT_MAX_STEPS_PER_GAME,
-        random_move_rate=DEFAULT_RANDOM_MOVE_RATE,
+        random_move_rate=0.0 if on_cycle else DEFAULT_RANDOM_MOVE_RATE,
         seed=seed,
     )
 

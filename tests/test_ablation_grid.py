@@ -9,7 +9,7 @@ from snake_dist.errors import InputError
 from snake_dist.run_config import parse_run_config
 from tests.ablations import PRESETS, write_grid
 
-GRIDS = sorted(Path("ablations").glob("*.yaml"))
+GRIDS = sorted(Path("launcher/recipes/ablate").glob("*.yaml"))
 
 
 def read(directory, spec):

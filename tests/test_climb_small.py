@@ -16,7 +16,7 @@ MIN_MEAN_APPLES = 12.0
 
 @pytest.mark.slow
 def test_the_small_recipe_still_learns_to_play(tmp_path: Path) -> None:
-    command = [sys.executable, "launcher/climb.py", "--recipe", "launcher/recipes/small-6x6.yaml"]
+    command = [sys.executable, "launcher/climb.py", "--recipe", "launcher/recipes/climb/small-6x6.yaml"]
     subprocess.run([*command, "--output", str(tmp_path)], cwd=REPOSITORY, check=True, timeout=3600)
     [stage] = json.loads((tmp_path / "climb.json").read_text())["stages"]
     assert stage["apples"]["ci95"][0] > MIN_MEAN_APPLES, stage

@@ -27,9 +27,9 @@ class Planner:
         score, words = state.score, []
         while len(words) < self.ahead:
             move = POLICIES[self.policy](state)
-            words.append(f"{move.value[0]}{len(words) or ''}")
+            words.append(move.value[0])
             state = step(state, move)
             if state.score > score or state.end is not None:
-                words += ["U", "L7", "D"]
+                words += ["U", "L", "D"]
                 break
-        return f"at {state.steps}. Moves: {' '.join(words)}"
+        return f"Turn {state.steps}. Moves: {' '.join(words)}"
