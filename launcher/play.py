@@ -2,16 +2,24 @@
 
 python launcher/play.py --player bfs-safe greedy --grid-size 10 --games 500 --seed-range dev
 python launcher/play.py --player adapter DIR --games 200 --report DIR
+torchrun --nproc-per-node 2 launcher/play.py --player adapter DIR --games 200 --report DIR
 """
 
 from __future__ import annotations
 
+from functools import partial
+
+from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
+from snake_dist.evaluation.judge import Ranks
 from snake_dist.evaluation.play import Play, play
 from snake_dist.run_config import parse_dataclass, run_launcher
 
 
 def main(argv: list[str]) -> None:
-    play(parse_dataclass(Play, argv))
+    config, world = parse_dataclass(Play, argv), world_from_environment()
+    if world.size > 1:
+        start_process_group(world)
+    play(config, Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world)))
 
 
 if __name__ == "__main__":

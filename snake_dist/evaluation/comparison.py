@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from snake_dist.evaluation.episodes import Episode
-from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.judge import Games, Ranks
 from snake_dist.evaluation.play_metrics import gains, summarize
 from snake_dist.evaluation.players import Entrant
 from snake_dist.evaluation.state_bank import build_bank, score_bank
@@ -26,6 +27,7 @@ def compare(
     bank_states: int,
     human_games: HumanGames | None = None,
     is_trained: Callable[[State], bool] = lambda _: False,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> tuple[dict[str, Any], dict[str, list[Episode]]]:
     """What `report.write_report` takes, {"players": ..., "gain_over_base": ..., "state_bank": ...}, and all games.
 
@@ -33,27 +35,20 @@ def compare(
     loaded when its turn comes, and not at all if there is nothing left for it to do. Humans may stop early, and
     are not asked about the bank; `human_games`, by player with identity, were played elsewhere. The bank leaves out
     what `is_trained` in any of its images. Raises InputError for logs of other games, before anything is loaded.
+
+    All `ranks` call it and get the same; rank 0 alone reads and writes the directory.
     """
     bank = build_bank(games.grid_size, games.mode, bank_states, "test", is_trained) if bank_states else []
-    if directory is not None:
-        for entrant in entrants:
-            with games.log(directory / "games", entrant.name, entrant.kind, entrant.identity):
-                pass
+    logged = ranks.agree(partial(_finished, entrants, games, directory))
     episodes: dict[str, list[Episode]] = {}
     bank_scores = {}
     for entrant in entrants:
-        if played := _play(entrant, games, directory):
+        if played := _play(entrant, games, directory, logged[entrant.name], ranks):
             episodes[entrant.name] = played
         if bank and entrant.kind != "human":
-            bank_scores[entrant.name] = score_bank(entrant.load(), bank)
+            bank_scores[entrant.name] = score_bank(ranks.spread(entrant.load()), bank)
     for name, (identity, by_human) in (human_games or {}).items():
-        episodes[name] = list(by_human)
-        if directory is not None:
-            with games.log(directory / "games", name, "human", identity) as log:
-                for episode in by_human:
-                    if episode.seed not in log.finished:
-                        log.append(episode)
-                episodes[name] = list(log.finished.values())
+        episodes[name] = ranks.agree(partial(_with_logged, name, identity, by_human, games, directory))
     gained: dict[str, Any] = {}
     for entrant in entrants:
         if entrant.base is not None:
@@ -67,16 +62,44 @@ def compare(
     return results, episodes
 
 
-def _play(entrant: Entrant, games: Games, directory: Path | None) -> list[Episode]:
+def _finished(entrants: Sequence[Entrant], games: Games, directory: Path | None) -> dict[str, dict[int, Episode]]:
+    """The games that each entrant's log holds, by seed."""
+    found: dict[str, dict[int, Episode]] = {}
+    for entrant in entrants:
+        opened = directory and games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
+        with opened or nullcontext() as log:
+            found[entrant.name] = {} if log is None else log.finished
+    return found
+
+
+def _with_logged(
+    name: str, identity: str, by_human: Sequence[Episode], games: Games, directory: Path | None
+) -> list[Episode]:
+    """A human's games with those that the log holds already; with a directory they are all in the log then."""
+    if directory is None:
+        return list(by_human)
+    with games.log(directory / "games", name, "human", identity) as log:
+        for episode in by_human:
+            if episode.seed not in log.finished:
+                log.append(episode)
+        return list(log.finished.values())
+
+
+def _play(
+    entrant: Entrant, games: Games, directory: Path | None, finished: Mapping[int, Episode], ranks: Ranks
+) -> list[Episode]:
     """The entrant's games; for a human who stopped, those that were finished and logged."""
+    if all(seed in finished for seed in games.seeds):
+        return [finished[seed] for seed in games.seeds]
     is_human = entrant.kind == "human"
-    logged = directory and games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
-    bar = tqdm(total=len(games.seeds), desc=entrant.name, unit="game", disable=is_human)
-    with logged or nullcontext() as log, bar:
-        if log is not None and all(seed in log.finished for seed in games.seeds):
-            return [log.finished[seed] for seed in games.seeds]
+    opened = None
+    if directory is not None and ranks.is_main:
+        opened = games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
+    bar = tqdm(total=len(games.seeds), desc=entrant.name, unit="game", disable=is_human or not ranks.is_main)
+    with opened or nullcontext() as log, bar:
+        player = ranks.spread(entrant.load())
         try:
-            return games.play(entrant.load(), entrant.batch_size, on_progress=_shown_on(bar), log=log)
+            return games.play(player, entrant.batch_size, on_progress=_shown_on(bar), log=log, finished=finished)
         except KeyboardInterrupt:
             if not is_human or log is None:
                 raise

@@ -55,6 +55,30 @@ def check_play_config(config: PlayConfig) -> None:
     game_seeds(config.eval_games, "dev")
 
 
+def _alone(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that play a comparison together; by default there is one."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+    """Collective: the values of all ranks, in rank order, on every rank."""
+    agree: Callable[[Callable[[], Any]], Any] = _alone
+    """Collective: what the work returns on rank 0, where alone it is done, on every rank; InputErrors too."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def spread(self, player: Player) -> Player:
+        """The player with its work spread over all."""
+        return player if self.size == 1 else SpreadPlayer(player, self.rank, self.size, self.gather)
+
+
 @dataclass(frozen=True)
 class SpreadPlayer:
     """A player whose work is spread over ranks: each answers every n-th state, and all get all replies."""

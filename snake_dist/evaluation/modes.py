@@ -20,6 +20,8 @@ from snake_dist.game.text import render_prompt
 from snake_dist.heuristics.policies import bfs_safe
 
 STEPS_BETWEEN_EXAMPLES = 23
+MAX_ROWS = 64
+"""Positions asked at once by a `ConstrainedPlayer`, which has the logits of whole prompts in memory."""
 
 
 def with_examples(player: ModelPlayer, num_examples: int, grid_size: int, mode: str) -> ModelPlayer:
@@ -49,7 +51,7 @@ class ConstrainedPlayer:
     def answers(self, states: Sequence[State]) -> list[Answer]:
         """The tokens of an answer are those of the chosen reply."""
         answers = []
-        rows = self.player.batch_size
+        rows = min(self.player.batch_size, MAX_ROWS)
         with answering(self.player.model, self.player.adapter):
             for start in range(0, len(states), rows):
                 answers += self._choose(states[start : start + rows])

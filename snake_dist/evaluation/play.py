@@ -12,7 +12,7 @@ from snake_dist.evaluation.animation import check_gif_path, write_gif
 from snake_dist.evaluation.comparison import compare
 from snake_dist.evaluation.episodes import Episode, game_seeds
 from snake_dist.evaluation.human import read_human_games
-from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.judge import Games, Ranks
 from snake_dist.evaluation.page import write_page
 from snake_dist.evaluation.players import (
     Entrant,
@@ -75,8 +75,11 @@ class Play:
     """With --report: the heuristics from random-legal to hamiltonian play the same games."""
 
 
-def play(config: Play) -> dict[str, Any]:
-    """Play, print the table, write what was asked for; returns the numbers. Raises InputError before any game."""
+def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Play, print the table, write what was asked for; returns the numbers. Raises InputError before any game.
+
+    Every one of the `ranks` calls it; rank 0 prints and writes.
+    """
     for name, low in _LOWEST.items():
         if getattr(config, name) < low:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {low}")
@@ -84,6 +87,8 @@ def play(config: Play) -> dict[str, Any]:
         raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
     if config.gif:
         check_gif_path(config.gif)
+    if ranks.size > 1 and "human" in config.player:
+        raise InputError(f"--player human: one process, not {ranks.size}: start play.py with plain python")
     options = PlayerOptions(config.base_model, config.style, config.human_pace, config.endpoint, config.model)
     entrants, board = find_entrants(config.player, options)
     grid_size, mode = board or (10, "classic")
@@ -104,9 +109,9 @@ def play(config: Play) -> dict[str, Any]:
     def is_trained(state: State) -> bool:
         return any(prompts is not None and prompts.hold(state) for prompts in trained.values())
 
-    results, episodes = compare(entrants, games, config.report, bank_states, human_games, is_trained)
+    results, episodes = compare(entrants, games, config.report, bank_states, human_games, is_trained, ranks)
     results["trained_positions"] = {name: prompts and len(prompts.hashes) for name, prompts in trained.items()}
-    if results["players"]:
+    if results["players"] and ranks.is_main:
         print(render_table(results["players"]))
         _write(config, entrants, games, results, episodes)
     return results

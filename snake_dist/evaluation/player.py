@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Initialisations that take the adapter's start out of the base: without the adapter no base is left.
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+MAX_PADDED_ROWS = 64
+"""Rows that `generate` decodes at once, padded: more take more memory and wait for more rows that are not done."""
 EXAMPLE_END = "\n---"
 """Closes each example of a few-shot prompt."""
 
@@ -113,31 +115,60 @@ class ModelPlayer:
         fitting.sort(key=lambda i: len(prompts[i]))  # neighbours of like length need little padding
         answers = [Answer("", prompt, 0) for prompt in shown]
         with answering(self.model, self.adapter):
-            for start in range(0, len(fitting), self.batch_size):
-                rows = fitting[start : start + self.batch_size]
-                decoded = greedy_decode(self.model, self.tokenizer, [prompts[i] for i in rows], self.max_new_tokens)
-                for i, ids in zip(rows, decoded, strict=True):
-                    # Special tokens stay visible: leaving them out would repair a reply.
-                    text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                    text = text.split(EXAMPLE_END)[0] if self.examples else text
-                    answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
+            decoded = decode(
+                self.model, self.tokenizer, [prompts[i] for i in fitting], self.max_new_tokens, self.batch_size
+            )
+        for i, ids in zip(fitting, decoded, strict=True):
+            # Special tokens stay visible: leaving them out would repair a reply.
+            text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = text.split(EXAMPLE_END)[0] if self.examples else text
+            answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
         return answers
+
+
+def decode(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[list[int]]:
+    """The most likely continuation of each prompt (token ids), token by token, without its stop token.
+
+    Stop tokens are the tokenizer's end of sequence and those of the model's generation config (an instruct model
+    ends its turn with one of those). `batch_size` rows at once: by `SlotDecoder` where the model has slots, else by
+    `generate`. `model` is in eval mode.
+    """
+    from snake_dist.evaluation.decoding import SlotDecoder, has_slots
+
+    if not prompts:
+        return []
+    plain = _without_peft(model)
+    if not has_slots(plain):
+        rows = min(batch_size, MAX_PADDED_ROWS)
+        batches = [prompts[start : start + rows] for start in range(0, len(prompts), rows)]
+        return [ids for batch in batches for ids in greedy_decode(model, tokenizer, batch, max_new_tokens)]
+    decoder = SlotDecoder(plain, _stop_ids(plain, tokenizer), max_new_tokens, batch_size)
+    for i, prompt in enumerate(prompts):
+        decoder.add(i, prompt)
+    decoded: list[list[int]] = [[] for _ in prompts]
+    with decoder.open():
+        while decoder.is_busy:
+            for i, ids in decoder.finished():
+                decoded[i] = ids
+    return decoded
 
 
 def greedy_decode(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt (token ids), token by token, without its stop token.
-
-    One batch, padded on the left, cached; ends when every row has met a stop token or has `max_new_tokens`.
-    Stop tokens are the tokenizer's end of sequence and those of the model's generation config (an instruct
-    model ends its turn with one of those).
-    """
+    """`decode` by transformers' `generate`: one batch, padded on the left, cached; ends when every row has met a stop
+    token or has `max_new_tokens`."""
     import torch
     from transformers import GenerationConfig
 
     plain = _without_peft(model)
-    stops = _stop_ids(plain.generation_config.eos_token_id, tokenizer.eos_token_id)
+    stops = _stop_ids(plain, tokenizer)
     # The mask hides padding, so any token will do where the tokenizer has none for it.
     pad = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
     config = GenerationConfig(
@@ -167,7 +198,7 @@ def greedy_decode(
     finally:
         plain.generation_config = own
         contiguous.remove()
-    return [_before_stop(row, stops) for row in output[:, width:].tolist()]
+    return [before_stop(row, stops) for row in output[:, width:].tolist()]
 
 
 @contextmanager
@@ -200,10 +231,12 @@ def _without_peft(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _stop_ids(configured: int | list[int] | None, end_of_sequence: int | None) -> list[int]:
+def _stop_ids(plain: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = plain.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in (*several, end_of_sequence) if i is not None})
+    return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})
 
 
-def _before_stop(ids: list[int], stops: list[int]) -> list[int]:
+def before_stop(ids: list[int], stops: list[int]) -> list[int]:
+    """The tokens before the first stop token."""
     return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from snake_dist.evaluation.human import TerminalPlayer
 from snake_dist.evaluation.modes import ConstrainedPlayer, with_examples
 from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
 from snake_dist.evaluation.state_bank import TrainedPrompts
+from snake_dist.evaluation.vllm_player import load_vllm_players, uses_vllm
 from snake_dist.game.text import check_style
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model import base
@@ -27,8 +28,8 @@ LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect."""
 OTHER_PLAYERS = ("base", "openai", "human")
 """Players that are neither heuristics nor adapters."""
-BATCH_SIZE = 64
-"""States decoded at once, at most."""
+BATCH_SIZE = 256
+"""States decoded at once, at most: from here on a CPU core's matrix products gain little."""
 ENDPOINT_MAX_NEW_TOKENS = 4096
 """Reasoning models think aloud before they answer."""
 BASE_MAX_NEW_TOKENS = 64
@@ -45,7 +46,7 @@ class Entrant:
     """heuristic, model, endpoint or human."""
     identity: str
     """What decides how it plays; see `game_log.Header`."""
-    load: Callable[[], Player]
+    load: Callable[..., Player]
     base: str | None = None
     """Name of the entrant that it is measured against."""
     batch_size: int | None = None
@@ -84,14 +85,15 @@ def find_entrants(names: Sequence[str], options: PlayerOptions) -> tuple[list[En
             raise InputError(
                 f"--player adapter {directory}: was trained on prompts of no known style, so it cannot play"
             )
+        engine = ", vLLM" if uses_vllm(directory) else ""
         base_identity = f"{metadata['base_model']} {metadata['dtype']}, {style} prompts"
         if base_identity not in bases:
             bases[base_identity] = "base" if not bases else f"base of {label}"
             load = partial(_from_adapter, directory, "base")
-            identity = f"{base_identity}, {limit} tokens"
+            identity = f"{base_identity}, {limit} tokens{engine}"
             entrants.append(Entrant(bases[base_identity], "model", identity, load))
         load = partial(_from_adapter, directory, "adapter")
-        entrants.append(Entrant(label, "model", adapter_identity(directory), load, bases[base_identity]))
+        entrants.append(Entrant(label, "model", adapter_identity(directory) + engine, load, bases[base_identity]))
     for word in dict.fromkeys(words):
         entrants.append(_entrant(word, options))
     return entrants, boards.pop() if len(boards) == 1 else None
@@ -140,15 +142,11 @@ def mode_entrants(
 
 
 def _few_shot(entrant: Entrant, num_examples: int, grid_size: int, mode: str) -> Player:
-    player = entrant.load()
-    assert isinstance(player, ModelPlayer)
-    return with_examples(player, num_examples, grid_size, mode)
+    return with_examples(_model_player(entrant), num_examples, grid_size, mode)
 
 
 def _constrained(entrant: Entrant) -> Player:
-    player = entrant.load()
-    assert isinstance(player, ModelPlayer)
-    return ConstrainedPlayer(player)
+    return ConstrainedPlayer(_model_player(entrant))
 
 
 def adapter_identity(directory: Path) -> str:
@@ -201,19 +199,27 @@ def _heuristic(name: str) -> Entrant:
     return Entrant(name, "heuristic", name, lambda: HeuristicPlayer(POLICIES[name]))
 
 
-def _from_adapter(directory: Path, name: str) -> ModelPlayer:
-    return _loaded_pair(directory)[name]
+def _from_adapter(directory: Path, name: str, *, with_vllm: bool = True) -> Player:
+    return _loaded_pair(directory, with_vllm and uses_vllm(directory))[name]
 
 
 @lru_cache(maxsize=1)
-def _loaded_pair(directory: Path) -> dict[str, ModelPlayer]:
+def _loaded_pair(directory: Path, with_vllm: bool) -> Mapping[str, Player]:
     """An adapter and its base, one pair in memory at a time."""
-    return load_model_players(directory, base.device_for(0))
+    return load_vllm_players(directory) if with_vllm else load_model_players(directory, base.own_device())
+
+
+def _model_player(entrant: Entrant) -> ModelPlayer:
+    """The entrant as the modes need it: with its model in this process."""
+    is_adapted = isinstance(entrant.load, partial) and entrant.load.func is _from_adapter
+    player = entrant.load(with_vllm=False) if is_adapted else entrant.load()
+    assert isinstance(player, ModelPlayer)
+    return player
 
 
 def load_player(adapter_dir: str | Path) -> ModelPlayer:
     """The adapter in this directory on its base model, ready to answer positions. Raises InputError."""
-    return load_model_players(Path(adapter_dir), base.device_for(0))["adapter"]
+    return load_model_players(Path(adapter_dir), base.own_device())["adapter"]
 
 
 def load_base_player(base_model: str, style: str) -> ModelPlayer:
@@ -221,7 +227,7 @@ def load_base_player(base_model: str, style: str) -> ModelPlayer:
     check_style(style)
     location = base.find_base(base.ModelConfig(base_model))
     dtype = base.choose_dtype("auto", {})
-    model = base.load_base(location, dtype).to(base.device_for(0))
+    model = base.load_base(location, dtype).to(base.own_device())
     return ModelPlayer(model, base.load_tokenizer(location), style, BASE_MAX_NEW_TOKENS, BATCH_SIZE)
 
 

@@ -227,6 +227,13 @@ def quieten_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
+def own_device() -> torch.device:
+    """The accelerator that this process has been given (`cluster.world.start_process_group`), or the CPU."""
+    import torch
+
+    return device_for(torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
 def device_for(local_rank: int) -> torch.device:
     """This rank's accelerator, or the CPU."""
     import torch

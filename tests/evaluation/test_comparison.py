@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from snake_dist.checkpoint.publish import broken_files
+from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
 from snake_dist.data.symmetry import transform_state
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
@@ -16,12 +18,13 @@ from snake_dist.evaluation import comparison
 from snake_dist.evaluation import players as players_module
 from snake_dist.evaluation.comparison import compare
 from snake_dist.evaluation.game_log import read_log
-from snake_dist.evaluation.judge import Games
+from snake_dist.evaluation.judge import Games, Ranks
 from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
 from snake_dist.evaluation.state_bank import build_bank, score_bank
 from snake_dist.game.text import render_prompt
 from snake_dist.run_judge import trained_prompts
+from tests.ranks import run_on_ranks
 from tests.tiny_models import tiny_adapter
 
 GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
@@ -150,3 +153,37 @@ def test_logs_of_other_games_are_refused_before_anything_is_played(tmp_path):
     with pytest.raises(InputError, match=r"bfs\.jsonl: has games with grid_size 5, not 6"):
         compare(entrants, Games(6, "classic", GAMES.seeds, 8), tmp_path, bank_states=0)
     assert (tmp_path / "games/greedy.jsonl").read_text() == ""
+
+
+def compared_on_this_rank(adapter, directory):
+    world = world_from_environment()
+    start_process_group(world)
+    entrants, _ = find("adapter", adapter, "greedy")
+    ranks = Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world))
+    own = directory if world.is_main else directory / "of another rank"  # which nobody may touch
+    results, episodes = compare(entrants, GAMES, own, bank_states=12, ranks=ranks)
+    return (
+        {name: without_time(summary) for name, summary in results["players"].items()},
+        results["state_bank"],
+        episodes,
+    )
+
+
+def test_two_ranks_play_what_one_plays_and_rank_0_writes(tmp_path, adapters):
+    entrants, _ = find("adapter", adapters[1], "greedy")
+    alone, games = compare(entrants, GAMES, None, bank_states=12)
+    expected = {name: without_time(summary) for name, summary in alone["players"].items()}
+    first, second = run_on_ranks(compared_on_this_rank, 2, adapters[1], tmp_path)
+    assert first == second == (expected, alone["state_bank"], games)
+    logs = {path.stem: read_log(path, check=True) for path in (tmp_path / "games").iterdir()}
+    assert {name: sorted(e.seed for _, e in log) for name, log in logs.items()} == {
+        name: list(GAMES.seeds) for name in games
+    }
+    assert not (tmp_path / "of another rank").exists()
+
+    path = tmp_path / "games/adapter.jsonl"
+    kept = path.read_text().splitlines(keepends=True)[:2]
+    path.write_text("".join(kept))
+    assert run_on_ranks(compared_on_this_rank, 2, adapters[1], tmp_path) == [first, second]
+    assert path.read_text().startswith("".join(kept))
+    assert len(read_log(path, check=True)) == len(GAMES.seeds)

@@ -150,6 +150,7 @@ def test_decoding_ends_with_the_last_row(model, tokenizer, states, expected_ids)
     assert min(lengths) < max(lengths) < MAX_NEW_TOKENS - 1
     model.generation_config.eos_token_id = sorted(stops)
     calls = []
+    player(model, tokenizer).replies(states[:1])  # what is found out about a model once
     model.register_forward_hook(lambda *_: calls.append(1))
     player(model, tokenizer, batch_size=len(states)).replies(states)
     assert len(calls) == max(lengths) + 1  # one more for the stop token

@@ -1,0 +1,183 @@
+"""Greedy decoding of many prompts by one model: a row of the batch that is finished takes the next prompt at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, supports_slots
+
+MAX_ROW = 4096
+"""Tokens of prompts that one forward pass begins, at most, unless a single prompt is longer: bounds its memory."""
+CPU_CACHE_BYTES = 2 << 30
+"""Keys and values on a CPU take so much at most; on a GPU half of what is free. Fewer slots are used then."""
+MIN_PREFIX = 8
+"""A shorter beginning that all prompts share is not worth a pass of its own."""
+
+_supported: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def has_slots(model: Any) -> bool:
+    """Whether `SlotDecoder` can decode for this model (without a PEFT wrapper); found out once for each."""
+    if model not in _supported:
+        _supported[model] = supports_slots(model)
+    return _supported[model]
+
+
+@dataclass(slots=True)
+class _Text:
+    """What a slot is decoding."""
+
+    name: int
+    length: int
+    """Tokens it holds."""
+    decoded: list[int]
+    """The last one is not in the slot yet."""
+
+
+class SlotDecoder:
+    """The most likely continuation of each prompt, token by token, up to `max_new_tokens` or a stop token.
+
+    `add` prompts at any time; `finished` computes until some are done. Inside `open`, in eval mode.
+    """
+
+    def __init__(self, model: Any, stops: Sequence[int], max_new_tokens: int, num_slots: int) -> None:
+        """`model` has no PEFT wrapper, though its layers may be adapted, and is one that `has_slots`."""
+        self._model, self._stops = model, frozenset(stops)
+        self._max_new_tokens, self._num_slots = max_new_tokens, num_slots
+        weight = model.get_input_embeddings().weight
+        self._device, self._token_bytes = weight.device, _token_bytes(model.config, weight.element_size())
+        self._cache = SlotCache(0, 0)
+        self._limit = 0
+        """Slots that may be used at this capacity."""
+        self._waiting: deque[tuple[int, Sequence[int]]] = deque()
+        self._prefix: Sequence[int] | None = None
+        """In every slot; it gets shorter when a prompt comes that does not begin so."""
+        self._texts: list[_Text] = []
+        """Those in the first slots, one in each."""
+
+    @contextmanager
+    def open(self) -> Iterator[SlotDecoder]:
+        """The model decodes inside."""
+        with torch.inference_mode(), slot_attended(self._model):
+            yield self
+
+    def add(self, name: int, prompt: Sequence[int]) -> None:
+        """A prompt of at least one token; `name` comes back with its continuation."""
+        self._waiting.append((name, prompt))
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._texts or self._waiting)
+
+    def finished(self) -> list[tuple[int, list[int]]]:
+        """Decode until at least one is done: (name, continuation without its stop token) of those that are.
+
+        Nothing only if there is nothing left to do.
+        """
+        done: list[tuple[int, list[int]]] = []
+        while self.is_busy and not done:
+            done = self._step()
+        return done
+
+    def _step(self) -> list[tuple[int, list[int]]]:
+        """One token for each slot in use, and the first one of as many waiting prompts as there is room for."""
+        begun = self._admitted()
+        start = len(self._prefix or ())
+        num_used = len(self._texts)
+        row = SlotRow(
+            self._cache,
+            [text.length for text in self._texts],
+            range(num_used, num_used + len(begun)),
+            [len(prompt) - start for _, prompt in begun],
+            start,
+            self._device,
+        )
+        tokens = [text.decoded[-1] for text in self._texts]
+        tokens += [token for _, prompt in begun for token in prompt[start:]]
+        best = forward_slots(self._model, tokens, row).max(-1).indices.tolist()
+        for text in self._texts:
+            text.length += 1
+        self._texts += [_Text(name, len(prompt), []) for name, prompt in begun]
+        done = []
+        for slot in reversed(range(len(best))):
+            text = self._texts[slot]
+            is_stop = best[slot] in self._stops
+            if not is_stop:
+                text.decoded.append(best[slot])
+            if is_stop or len(text.decoded) == self._max_new_tokens:
+                done.append((text.name, text.decoded))
+                self._release(slot)
+        return done[::-1]
+
+    def _release(self, slot: int) -> None:
+        """The last slot in use moves to the place of one that is done: so those in use stay the first ones."""
+        last = len(self._texts) - 1
+        if slot < last:
+            self._cache.copy(last, slice(slot, slot + 1), self._texts[last].length)
+        self._texts[slot] = self._texts[last]
+        self._texts.pop()
+
+    def _admitted(self) -> list[tuple[int, Sequence[int]]]:
+        """Waiting prompts that begin in this step. The cache has room for them."""
+        if not self._waiting:
+            return []
+        if self._prefix is None:
+            self._compute_prefix()
+        begun: list[tuple[int, Sequence[int]]] = []
+        num_tokens = 0
+        while self._waiting:
+            _, prompt = self._waiting[0]
+            num_tokens += len(prompt)
+            if (begun and num_tokens > MAX_ROW) or not self._make_room(len(self._texts) + len(begun), len(prompt)):
+                break
+            assert self._prefix is not None
+            self._prefix = self._prefix[: _shared(self._prefix, prompt)]
+            begun.append(self._waiting.popleft())
+        return begun
+
+    def _make_room(self, num_used: int, prompt_length: int) -> bool:
+        """Whether a slot is free for such a prompt beside so many others; the cache grows for it if it must."""
+        length = prompt_length + self._max_new_tokens
+        if length > self._cache.capacity:
+            capacity = max(length, min(2 * self._cache.capacity, length + 256))
+            room = _cache_bytes(self._device) // (capacity * self._token_bytes)
+            self._limit = max(1, min(self._num_slots, room))
+            self._cache.resize(max(self._limit, num_used), capacity)
+            self._cache.copy(0, slice(None), len(self._prefix or ()))
+        return num_used < self._limit
+
+    def _compute_prefix(self) -> None:
+        """Begin with what all prompts that wait share, in every slot."""
+        prompts = [prompt for _, prompt in self._waiting]
+        length = min(_shared(prompts[0], prompt) for prompt in prompts)
+        self._prefix = prompts[0][:length] if len(prompts) > 1 and length >= MIN_PREFIX else ()
+        self._make_room(0, max(map(len, prompts)))
+        if self._prefix:
+            row = SlotRow(self._cache, [], [0], [len(self._prefix)], 0, self._device)
+            forward_slots(self._model, self._prefix, row)
+            self._cache.copy(0, slice(None), len(self._prefix))
+
+
+def _shared(prefix: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens that a prompt shares with a prefix; its last one is not counted, since its logits are needed."""
+    pairs = zip(prefix, prompt[:-1], strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(prompt) - 1))
+
+
+def _token_bytes(config: Any, element_size: int) -> int:
+    """Bytes of one token's keys and values, as the model's config lets expect."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * size * element_size
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES

@@ -1,0 +1,249 @@
+"""Attention of many texts at once, each in a slot of a key and value cache, in one row without padding.
+
+A forward pass takes a row [1, T]: one new token of each of the first slots, then whole prompts that begin in other
+slots. Linear layers see T tokens and no padding; the attention registered here with transformers' AttentionInterface
+finds each token's slot in `slots`, a keyword that models hand through. No torch.cat of a growing cache, no masks but
+its own, and a slot can begin a new text while the others go on with theirs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SLOT_ATTENTION = "snake_dist_slots"
+
+
+class SlotCache:
+    """Keys and values of `num_slots` texts of up to `capacity` tokens, for each layer. What is past a text's length
+    is never read."""
+
+    def __init__(self, num_slots: int, capacity: int) -> None:
+        self.num_slots, self.capacity = num_slots, capacity
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """(keys, values) [slots, capacity, G, D] of each layer, made when it is first met."""
+
+    def layer(self, index: int, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one layer; `key` [T, G, D] is of their kind."""
+        if index == len(self.layers):
+            shape = (self.num_slots, self.capacity, *key.shape[1:])
+            # Zeros: a product with what happens to be in memory may be NaN, which no mask hides.
+            self.layers.append((key.new_zeros(shape), key.new_zeros(shape)))
+        return self.layers[index]
+
+    def resize(self, num_slots: int, capacity: int) -> None:
+        """Other numbers of slots and tokens; what fits is kept."""
+        slots, tokens = min(num_slots, self.num_slots), min(capacity, self.capacity)
+        for i, old in enumerate(self.layers):
+            new = tuple(tensor.new_zeros(num_slots, capacity, *tensor.shape[2:]) for tensor in old)
+            for source, target in zip(old, new, strict=True):
+                target[:slots, :tokens] = source[:slots, :tokens]
+            self.layers[i] = (new[0], new[1])
+        self.num_slots, self.capacity = num_slots, capacity
+
+    def copy(self, source: int, targets: slice, num_tokens: int) -> None:
+        """The first tokens of one slot into others."""
+        for tensors in self.layers:
+            for tensor in tensors:
+                tensor[targets, :num_tokens] = tensor[source, :num_tokens].clone()
+
+
+@dataclass
+class SlotRow:
+    """What one forward pass does: which token of the row belongs where."""
+
+    cache: SlotCache
+    lengths: Sequence[int]
+    """Tokens in each of the first slots, their new one not counted."""
+    new_slots: Sequence[int]
+    """Slots of the prompts that begin, in the order of the row."""
+    new_lengths: Sequence[int]
+    """Their tokens in this row."""
+    start: int
+    """Tokens that these slots hold already: a prefix that all prompts share."""
+    device: torch.device
+    next_layer: int = field(default=0, init=False)
+    _masks: dict[Any, torch.Tensor] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """Position of each token of the row in its text, [T]."""
+        begun = [torch.arange(self.start, self.start + n) for n in self.new_lengths]
+        return torch.cat([torch.tensor(list(self.lengths), dtype=torch.long), *begun]).to(self.device)
+
+    @cached_property
+    def last_tokens(self) -> torch.Tensor:
+        """Index in the row of each text's last token, [slots continued + prompts begun]."""
+        continued = torch.arange(len(self.lengths))
+        ends = len(self.lengths) + torch.tensor(list(self.new_lengths), dtype=torch.long).cumsum(0) - 1
+        return torch.cat([continued, ends]).to(self.device)
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Index of each token of the row in a cache of all slots' tokens in one, [T]."""
+        begun = torch.tensor(list(self.new_slots), dtype=torch.long)
+        counts = torch.tensor(list(self.new_lengths), dtype=torch.long)
+        slots = torch.cat([torch.arange(len(self.lengths)), begun.repeat_interleave(counts)])
+        return slots.to(self.device) * self.cache.capacity + self.positions
+
+    @cached_property
+    def rows_of_prompts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(slots [n], index in the row of each prompt's tokens, padded at their ends [n, Q], which of them are
+        no padding [n, Q])."""
+        counts = torch.tensor(list(self.new_lengths), dtype=torch.long)
+        places = torch.arange(max(self.new_lengths))
+        real = places[None] < counts[:, None]
+        index = len(self.lengths) + (counts.cumsum(0) - counts)[:, None] + places[None]
+        index = index.where(real, torch.zeros((), dtype=torch.long))
+        slots = torch.tensor(list(self.new_slots), dtype=torch.long)
+        return slots.to(self.device), index.to(self.device), real.to(self.device)
+
+    def mask_of_continued(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Added to scores [slots, 1, 1, longest]: very low where a slot has no token, or one out of the window."""
+        if (mask := self._masks.get(("continued", window))) is None:
+            last = self.positions[: len(self.lengths), None]
+            seen = torch.arange(max(self.lengths) + 1, device=self.device)[None]
+            visible = seen <= last if window is None else (seen <= last) & (seen > last - window)
+            mask = self._masks["continued", window] = _additive(visible, query.dtype)[:, None, None]
+        return mask
+
+    def mask_of_begun(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Added to scores [Q, start + Q] of the prompts that begin: causal, within the window."""
+        if (mask := self._masks.get(("begun", window))) is None:
+            longest = max(self.new_lengths)
+            visible = torch.ones(longest, self.start + longest, dtype=torch.bool, device=self.device).tril(self.start)
+            if window is not None:
+                visible = visible.triu(self.start + 1 - window)
+            mask = self._masks["begun", window] = _additive(visible, query.dtype)
+        return mask
+
+
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where visible, else the lowest finite number: kernels of exp are slow where they meet infinities."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def slot_attention(
+    module: torch.nn.Module,  # noqa: ARG001 - the interface's
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None
+    *,
+    slots: SlotRow,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of query [1, H, T, D], once key and value [1, G, T, D] are in their places: ([1, T, H, D], None)."""
+    key, value = key[0].transpose(0, 1), value[0].transpose(0, 1)
+    keys, values = slots.cache.layer(slots.next_layer, key)
+    slots.next_layer += 1
+    for cached, new in ((keys, key), (values, value)):
+        cached.view(-1, *new.shape[1:]).index_copy_(0, slots.places, new)
+    query = query[0].transpose(0, 1)
+    outputs = []
+    if slots.lengths:
+        outputs.append(_continued(query[: len(slots.lengths)], keys, values, slots, scaling, sliding_window))
+    if slots.new_slots:
+        outputs.append(_begun(query, keys, values, slots, scaling, sliding_window))
+    return torch.cat(outputs)[None], None
+
+
+def _continued(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: SlotRow,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """[S, H, D] of the slots' new tokens. Query heads that share a key head are taken for several queries."""
+    num_slots, num_heads, size = query.shape
+    longest = max(slots.lengths) + 1
+    seen, told = (cached[:num_slots, :longest].transpose(1, 2) for cached in (keys, values))
+    grouped = query.reshape(num_slots, keys.shape[2], -1, size)
+    mask = slots.mask_of_continued(query, window).expand(-1, -1, grouped.shape[2], -1)
+    output = scaled_dot_product_attention(grouped, seen, told, attn_mask=mask, scale=scaling)
+    return output.reshape(num_slots, num_heads, size)
+
+
+def _begun(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: SlotRow,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """[T of the prompts, H, D]. Prompts are padded at their ends, which no token sees; for the attention alone."""
+    which, index, real = slots.rows_of_prompts
+    end = slots.start + index.shape[1]
+    groups = query.shape[1] // keys.shape[2]
+    padded = query[index].transpose(1, 2)
+    seen, told = (cached[which, :end].transpose(1, 2) for cached in (keys, values))
+    if groups > 1:
+        seen, told = seen.repeat_interleave(groups, dim=1), told.repeat_interleave(groups, dim=1)
+    # Fused kernels are causal from the first token on, not from the last.
+    mask = None if slots.start == 0 and window is None else slots.mask_of_begun(query, window)
+    output = scaled_dot_product_attention(padded, seen, told, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    return output.transpose(1, 2)[real]
+
+
+def forward_slots(model: PreTrainedModel, tokens: Sequence[int], row: SlotRow) -> torch.Tensor:
+    """Logits [slots continued + prompts begun, V] of the next token of each; `model` is inside `slot_attended`."""
+    return model(
+        input_ids=torch.tensor([list(tokens)], device=row.device),
+        position_ids=row.positions[None],
+        use_cache=False,
+        logits_to_keep=row.last_tokens,
+        slots=row,
+    ).logits[0]
+
+
+@contextmanager
+def slot_attended(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, `model` attends through slots."""
+    own_attention = model.config._attn_implementation
+    AttentionInterface.register(SLOT_ATTENTION, slot_attention)
+    AttentionMaskInterface.register(SLOT_ATTENTION, lambda *_, **__: None)
+    model.set_attn_implementation(SLOT_ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own_attention)
+
+
+def supports_slots(model: PreTrainedModel) -> bool:
+    """Whether slots compute what `model` computes by itself: tried out on a few tokens, in eval mode.
+
+    What does not hold for, say, ALiBi models, whose attention takes no function from outside.
+    """
+    takes = inspect.signature(model.forward).parameters
+    if not getattr(model, "_supports_attention_backend", False) or "logits_to_keep" not in takes:
+        return False
+    device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
+    texts = [[token % vocabulary for token in range(start, start + n)] for start, n in ((7, 6), (40, 9), (21, 4))]
+    cache = SlotCache(3, 9)
+    with torch.inference_mode():
+        alone = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float() for ids in texts]
+        with slot_attended(model):
+            row = SlotRow(cache, [], [0, 1], [5, 8], 0, device)
+            forward_slots(model, [*texts[0][:5], *texts[1][:8]], row)
+            row = SlotRow(cache, [5, 8], [2], [4], 0, device)
+            together = forward_slots(model, [texts[0][5], texts[1][8], *texts[2]], row).float()
+    # In bf16, through 30 layers, rounding alone moves logits by up to a tenth of their spread.
+    allowed = 1e-3 if together.dtype == next(model.parameters()).dtype else 0.2
+    return all((a - b).std() < allowed * a.std() for a, b in zip(alone, together, strict=True))
