@@ -29,14 +29,18 @@ def uses_vllm(adapter_dir: Path) -> bool:
     """Whether vLLM plays this adapter: it is there, with a GPU and no other ranks, and knows this kind of adapter."""
     if importlib.util.find_spec("vllm") is None or os.environ.get("WORLD_SIZE", "1") != "1":
         return False
-    import torch
-
     config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
     is_plain = config["peft_type"] == "LORA" and config.get("bias", "none") == "none"
     is_plain = is_plain and not config.get("use_dora") and not config.get("modules_to_save")
     is_plain = is_plain and isinstance(config.get("init_lora_weights", True), bool)  # others may change the base
     is_known = is_plain and _rank(config) <= MAX_RANKS[-1] and not read_metadata(adapter_dir).get("quantization")
-    return bool(is_known and torch.cuda.is_available())
+    return is_known and has_gpu()
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,14 @@ class VllmPlayer:
         return [answer.text for answer in self.answers(states)]
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
-        from vllm import SamplingParams
-
         shown = [render_prompt(state, self.style) for state in states]
         prompts = [encode_prompt(self.tokenizer, prompt) for prompt in shown]
         fitting = [i for i, ids in enumerate(prompts) if len(ids) + self.max_new_tokens <= self.max_length]
         answers = [Answer("", prompt, 0) for prompt in shown]
         if not fitting:
             return answers
+        from vllm import SamplingParams
+
         outputs = self.engine.generate(
             [{"prompt_token_ids": prompts[i]} for i in fitting],
             SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens, stop_token_ids=list(self.stops)),

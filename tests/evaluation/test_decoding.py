@@ -106,20 +106,13 @@ def test_a_refilled_slot_knows_nothing_of_its_first_text(llama):
     model, _ = llama
     first, second = [i % 250 for i in range(60, 130)], [7, 3, 9]
     seen = []
-    model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits[0, -1].clone()))
-    decoder = SlotDecoder(model, [], NEW, 1)
-    run(decoder, [first, second])
-    logits, seen = seen[NEW:], []
     handle = model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits[0, -1].clone()))
-    alone = SlotDecoder(model, [], NEW, 1)
-    with alone.open():
-        alone.add(0, second)
-        alone.finished()
+    run(SlotDecoder(model, [], NEW, 1), [first, second])
+    run(SlotDecoder(model, [], NEW, 1), [second])
     handle.remove()
-    model.lm_head._forward_hooks.clear()
-    assert len(logits) == len(seen) == NEW
-    for a, b in zip(logits, seen, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert len(seen) == 3 * NEW
+    for after_first, alone in zip(seen[NEW : 2 * NEW], seen[2 * NEW :], strict=True):
+        torch.testing.assert_close(after_first, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_row_is_computed_for_running_texts_only_and_never_waits(llama):

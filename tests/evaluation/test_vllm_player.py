@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from snake_dist.evaluation import vllm_player
 from snake_dist.evaluation.player import decode
 from snake_dist.evaluation.players import PlayerOptions, find_entrants, load_model_players, mode_entrants
 from snake_dist.evaluation.vllm_player import VllmPlayer, uses_vllm
@@ -25,7 +27,8 @@ class Engine:
     def generate(self, prompts, sampling, lora_request=None, use_tqdm=True):
         assert (sampling.temperature, use_tqdm) == (0.0, False)
         self.asked.append((len(prompts), lora_request and lora_request.path))
-        own = load_model_players(self.options["tokenizer"], torch.device("cpu"))["adapter" if lora_request else "base"]
+        name = "adapter" if lora_request else "base"
+        own = load_model_players(Path(self.options["tokenizer"]), torch.device("cpu"))[name]
         ids = [prompt["prompt_token_ids"] for prompt in prompts]
         with own.model.disable_adapter() if lora_request is None else torch.no_grad():
             decoded = decode(own.model, own.tokenizer, ids, sampling.max_tokens, 8)
@@ -43,7 +46,7 @@ def engine_made(monkeypatch):
     request.LoRARequest = lambda name, number, path: SimpleNamespace(name=name, number=number, path=path)
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(vllm_player, "has_gpu", lambda: True)
     return made
 
 
@@ -86,14 +89,12 @@ def test_it_is_used_only_where_it_can_be(adapter, monkeypatch):
     with monkeypatch.context() as two_ranks:
         two_ranks.setenv("WORLD_SIZE", "2")
         assert not uses_vllm(adapter)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(vllm_player, "has_gpu", lambda: False)
     assert not uses_vllm(adapter)
 
 
 def test_modes_keep_the_model_in_this_process(engine_made, adapter):
     entrants, _ = find_entrants(["adapter", str(adapter)], PlayerOptions("x", "compact"))
     more = mode_entrants(entrants, 5, "classic", few_shot=1, constrained=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snake_dist.evaluation.players.base.own_device", lambda: torch.device("cpu"))
-        assert all(entrant.load().answers(STATES[:1])[0].prompt for entrant in more)
+    assert all(entrant.load().answers(STATES[:1])[0].prompt for entrant in more)
     assert engine_made == []
