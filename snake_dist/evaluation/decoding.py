@@ -65,7 +65,8 @@ class SlotDecoder:
     @contextmanager
     def open(self) -> Iterator[SlotDecoder]:
         """The model decodes inside."""
-        with torch.inference_mode(), slot_attended(self._model):
+        # Not inference_mode: what ZeRO-3 gathers in it could not be trained with afterwards.
+        with torch.no_grad(), slot_attended(self._model):
             yield self
 
     def add(self, name: int, prompt: Sequence[int]) -> None:

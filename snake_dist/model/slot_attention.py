@@ -237,7 +237,7 @@ def supports_slots(model: PreTrainedModel) -> bool:
     device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
     texts = [[token % vocabulary for token in range(start, start + n)] for start, n in ((7, 6), (40, 9), (21, 4))]
     cache = SlotCache(3, 9)
-    with torch.inference_mode():
+    with torch.no_grad():
         alone = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float() for ids in texts]
         with slot_attended(model):
             row = SlotRow(cache, [], [0, 1], [5, 8], 0, device)
