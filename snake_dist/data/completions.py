@@ -11,9 +11,11 @@ move   `Move: UP`
 facts  compact without the legal moves: `U37 D35 L26 R46 body. apple R -. Move: UP`
 path   compact with the teacher's moves to the apple, `MAX_MOVES` at most, and the cells they lead to:
        `U37 D35 L26 R46 body. ok U D L. apple R -. Moves: R46 R56`
-cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, the last slot that shortcuts may lead to or
-       `follow`, then moves and the slots they lead to, `MAX_SHORTCUTS` at most, or `MAX_MOVES` slot by slot:
-       `at 57 apple 112 tail 140 reach 112. Moves: R58 U73 U74 L88`
+cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, and either the last slot that shortcuts may lead
+       to, and for each of up to `MAX_SHORTCUTS` moves where all moves lead and which is taken: the farthest within
+       reach; or `follow`, and up to `MAX_MOVES` moves slot by slot:
+       `at 23 apple 72 tail 121 reach 72. D24 R26 L106 U122 so R26. ... Moves: R R`
+       `at 0 apple 19 tail 41 follow. Moves: U1 U2 U3`
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
@@ -29,7 +31,7 @@ from itertools import islice
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import fatal_reason, legal_moves, step
 from snake_dist.game.text import check_style, format_cell
-from snake_dist.heuristics.hamiltonian import shortcut_path, view_cycle
+from snake_dist.heuristics.hamiltonian import cycle_slots, shortcut_path, view_cycle
 from snake_dist.heuristics.policies import POLICIES, apple_distance
 from snake_dist.heuristics.search import distances, tail_distances
 
@@ -169,9 +171,29 @@ def _cycle(state: State, move: Move) -> str:
     path = list(islice(shortcut_path(state), MAX_MOVES if view is None or view.reach is None else MAX_SHORTCUTS))
     if view is None or not path or path[0][0] is not move:
         raise ValueError(f"{move.value} does not follow the cycle: style cycle cannot teach it")
-    reach = "follow" if view.reach is None else f"reach {view.reach}"
-    moves = " ".join(f"{step.value[0]}{slot}" for step, slot in path)
-    return f"at {view.head} apple {view.apple} tail {view.tail} {reach}. Moves: {moves}"
+    facts = f"at {view.head} apple {view.apple} tail {view.tail}"
+    if view.reach is None:
+        return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot}' for taken, slot in path)}"
+    return f"{facts} reach {view.reach}. {_choices(state, view.head, path)} Moves: {_initials(path)}"
+
+
+def _choices(state: State, head: int, path: list[tuple[Move, int]]) -> str:
+    """`D24 R26 L106 U122 so R26.` for each move of the path: where all moves lead, nearest first, and the one taken.
+
+    Without them the model would have to compare slots with the reach that it has not written down.
+    """
+    slots, count = cycle_slots(state.grid_size, state.mode)
+    cell, here = state.head, head
+    told = []
+    for taken, slot in path:
+        led = sorted((here + (slots[there] - here) % count, move.value[0]) for move, there in state.neighbors[cell])
+        told.append(f"{' '.join(f'{letter}{to}' for to, letter in led)} so {taken.value[0]}{slot}.")
+        cell, here = dict(state.neighbors[cell])[taken], slot
+    return " ".join(told)
+
+
+def _initials(path: list[tuple[Move, int]]) -> str:
+    return " ".join(move.value[0] for move, _ in path)
 
 
 def _surroundings(state: State) -> str:

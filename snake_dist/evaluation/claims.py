@@ -57,6 +57,8 @@ _APPLE = re.compile(r"(?<!\S)apple ([LR-]) ([UD-])(?=\.|$)")
 
 def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
     """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis."""
+    if reply.startswith(_ON_CYCLE):
+        return
     ok, moves = _OK.search(reply), reply.find(_MOVES)
     for match in _CELL.finditer(reply, 0, ok.start() if ok else moves if moves >= 0 else len(reply)):
         yield Claim(*match.span(), what_is_there(state, _BY_LETTER[match[1]]) == match[2])
@@ -68,14 +70,19 @@ def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
 
 
 _MOVES = "Moves:"
+_ON_CYCLE = "at "
+_CHOICE = re.compile(r"(?<!\S)(so )?([UDLR])(\d+)(?=[ .]|$)")
 _STEP = re.compile(r" ([UDLR])(\d+)")
 _AT = re.compile(r"(?<!\S)(at|apple|tail|reach) (\d+)(?=[ .]|$)")
 _FOLLOW = re.compile(r"(?<!\S)follow(?=\.|$)")
 
 
 def _cycle_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`at 57 apple 112 tail 140 reach 112`: one claim each; none is true of a snake off the cycle."""
-    if not reply.startswith("at "):
+    """`at 23 apple 72 tail 121 reach 72. D24 R26 so R26.`: one claim each; slots are counted on from the head's.
+
+    What is said of places is not true of a snake off the cycle.
+    """
+    if not reply.startswith(_ON_CYCLE):
         return
     view = view_cycle(state)
     slots = {"at": view.head, "apple": view.apple, "tail": view.tail, "reach": view.reach} if view else {}
@@ -83,12 +90,21 @@ def _cycle_claims(state: State, reply: str) -> Iterator[Claim]:
         yield Claim(*match.span(), slots.get(match[1]) == int(match[2]))
     for match in _FOLLOW.finditer(reply):
         yield Claim(*match.span(), view is not None and view.reach is None)
+    table, count = cycle_slots(state.grid_size, state.mode)
+    here: Cell | None = state.head
+    slot = table.get(state.head, 0)
+    for match in _CHOICE.finditer(reply, 0, reply.find(_MOVES) if _MOVES in reply else len(reply)):
+        there = destination(state, here, _BY_LETTER[match[2]]) if here is not None and table else None
+        to = slot if there is None else slot + (table[there] - slot) % count
+        yield Claim(*match.span(), there is not None and to == int(match[3]))
+        if match[1]:
+            here, slot = there, to
 
 
 def _path_claims(state: State, reply: str) -> Iterator[Claim]:
     """`Moves: R58 U73`: where each move leads, a cell, or a slot counted on from the head's in the cycle style."""
     slots, count = cycle_slots(state.grid_size, state.mode)
-    on_cycle = reply.startswith("at ")
+    on_cycle = reply.startswith(_ON_CYCLE)
     here: Cell | None = state.head
     slot = slots.get(state.head, 0)
     for match in _STEP.finditer(reply, reply.find(_MOVES) if _MOVES in reply else len(reply)):

@@ -202,16 +202,24 @@ def test_cycle_completions_walk_to_the_apple_in_the_cycles_order(grid_size: int,
     num_jumps = num_followed = 0
     while state.end is None:
         text = render_completion(state, POLICIES["hamiltonian-shortcuts"](state), "cycle", "hamiltonian-shortcuts")
-        match = re.fullmatch(r"at (\d+) apple (\d+) tail (\d+) (?:reach (\d+)|follow)\. Moves: (.*)", text)
+        form = r"at (\d+) apple (\d+) tail (\d+) (?:reach (\d+)\. ((?:[A-Z0-9 ]+ so \w+\. )+)|follow\. )Moves: (.*)"
+        match = re.fullmatch(form, text)
         assert match, text
-        slots = [int(match[1])] + [int(word[1:]) for word in match[5].split()]
         moves = parse_moves(text)
         assert moves
+        slots, reach = [int(match[1])], int(match[4] or 0)
+        for word in (match[6] if match[4] is None else " ".join(re.findall(r"so (\w+)", match[5]))).split():
+            slots.append(int(word[1:]))
+        for told, (here, to) in zip((match[5] or "").split(". ")[:-1], pairwise(slots), strict=False):
+            led = [(int(word[1:]), word[0]) for word in told.split(" so ")[0].split()]
+            assert led == sorted(led)
+            within = [each for each in led if each[0] <= max(reach, here + 1)]
+            assert within[-1][0] == to, "the farthest within reach"
         assert len(moves) == len(slots) - 1 <= (4 if match[4] else 16)
         assert sorted(set(slots)) == slots, "slots rise"
         assert slots[-1] <= int(match[2])
         jumps = [b for a, b in pairwise(slots) if b > a + 1]
-        assert all(slot <= int(match[4] or 0) for slot in jumps)
+        assert all(slot <= reach for slot in jumps)
         num_jumps, num_followed = num_jumps + len(jumps), num_followed + (match[4] is None)
         score = state.score
         for move in moves:

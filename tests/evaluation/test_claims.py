@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from snake_dist.data.completions import render_completion
@@ -10,12 +12,13 @@ from snake_dist.game.text import STYLES, parse_reply
 from snake_dist.heuristics.policies import POLICIES
 
 NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, "facts": 6, "path": 7, "cycle": 4}
-"""Of a completion, beside one a step where it lists moves."""
+"""Of a completion, beside one for each move that it says the end of."""
 POLICY = dict.fromkeys(STYLES, "bfs-safe") | {"cycle": "hamiltonian-shortcuts"}
 
 
 def num_claims(style, completion):
-    return NUM_CLAIMS[style] + (len(completion.split("Moves: ")[1].split()) if "Moves: " in completion else 0)
+    text = completion if style == "cycle" else completion.partition("Moves: ")[2]
+    return NUM_CLAIMS[style] + len(re.findall(r"[UDLR]\d+", text))
 
 
 def modes(style):
@@ -66,6 +69,7 @@ FALSE = [
     ("path", "ok U. Moves: L99", " L99"),
     ("cycle", "at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
     ("cycle", "at 1 follow. Moves: U999", " U999"),
+    ("cycle", "at 1 reach 9. U999 so U999. Moves: U", "so U999"),
 ]
 
 
