@@ -110,6 +110,7 @@ def odd_llama(tmp_path_factory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("odd"), intermediate_size=65)
 
 
+@pytest.mark.slow
 def test_every_stage_precision_and_offload_round_trips_to_the_bit(odd_llama):
     for differences in run_on_ranks(round_trips, 2, str(odd_llama)):
         assert len(differences) == 2 * len(CASES)

@@ -79,6 +79,7 @@ def check_the_run(output: Path, printed: str, world_size: int) -> None:
     assert '"auto"' not in (output / "ds_config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_gpt2_needs_no_extra_flag(tmp_path, data):
     model = tiny_model(tmp_path / "gpt2", "gpt2")
     flags = ("--base-model", model, "--data", data, "--max-steps", 2, "--play-games", 1, "--output-dir", "out")

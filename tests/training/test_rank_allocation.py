@@ -152,6 +152,7 @@ def reference(configs):
     return run_on_ranks(peft_alone, 1, replace(config, output=output))[0]
 
 
+@pytest.mark.slow
 def test_every_stage_allocates_as_peft_alone(configs, reference):
     import torch
 
