@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.cluster.job import Job, array_tasks, complete
-from snake_dist.cluster.recipes import flags_of, read_recipe_mapping
+from snake_dist.cluster.recipes import as_mapping, dashed, flags_of, read_recipe_mapping
 from snake_dist.errors import InputError
 from snake_dist.run_config import RunConfig, parse_dataclass
 
@@ -112,15 +112,9 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
 
 def _read(path: Path) -> dict[str, Any]:
     spec = read_recipe_mapping(path, KEYS)
-    if not _mapping(spec.get("grid", {}), f"{path}: grid"):
+    if not as_mapping(spec.get("grid", {}), f"{path}: grid"):
         raise InputError(f"{path}: grid: a flag with the list of its values is expected, or several")
     return spec
-
-
-def _mapping(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{place}: {value!r}: a mapping is expected")
-    return value
 
 
 def _listed(value: Any) -> list[str]:
@@ -130,7 +124,7 @@ def _listed(value: Any) -> list[str]:
 def _train_flags(mapping: Any, place: str) -> dict[str, Any]:
     """Flag without its dashes -> value. Raises InputError for what is no flag, or not the user's to set here."""
     known = RunConfig().flat()
-    flags = {key.replace("_", "-"): value for key, value in _mapping(mapping, place).items()}
+    flags = dashed(mapping, place)
     for name in flags:
         if name in OWN_FLAGS:
             raise InputError(f"{place}: {name}: is set from {OWN_FLAGS[name]}")
@@ -197,7 +191,7 @@ def _seeds(values: Any, place: str) -> tuple[int, ...]:
 
 
 def _launch(mapping: Any, place: str) -> Launch:
-    for key in _mapping(mapping, place):
+    for key in as_mapping(mapping, place):
         if key.replace("_", "-") in OWN_JOB_FLAGS:
             raise InputError(f"{place}: {key}: is set by the ablation")
     try:

@@ -17,16 +17,20 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
 from snake_dist.checkpoint.run_dir import ADAPTER_DIR, read_status
-from snake_dist.cluster.recipes import flags_of, known_keys, read_recipe_mapping
+from snake_dist.cluster.local import start_ranks
+from snake_dist.cluster.recipes import dashed, flags_of, known_keys, read_recipe_mapping
 from snake_dist.data.generation import GenerationConfig, check_generation
 from snake_dist.errors import InputError
+from snake_dist.evaluation.game_log import read_log
 from snake_dist.evaluation.play import Play
+from snake_dist.game.board import End
 from snake_dist.run_config import check_run_flags, parse_dataclass
 from snake_dist.run_correction import Correction, check_correction
 
@@ -73,6 +77,7 @@ def read_climb(config: Climb) -> list[Step]:
     if not isinstance(stages, list) or not stages:
         raise InputError(f"{config.recipe}: stages: a list of stages is expected")
     ranks = _whole(recipe.get("ranks", "1"), f"{config.recipe}: ranks")
+    start = start_ranks("torchrun", ranks)
     steps: list[Step] = []
     data: list[Path] = []
     adapter: Path | None = None
@@ -91,13 +96,21 @@ def read_climb(config: Climb) -> list[Step]:
         train = _common(recipe, stage, "train", place)
         flags = [*train, "--data", *map(str, data), *(["--init-adapter", str(adapter)] if adapter else [])]
         flags += ["--output-dir", str(directory / "run"), "--resume", "auto"]
-        _check(place, "train", lambda flags=flags: check_run_flags(flags, ranks))
-        steps.append(Step(directory, directory / "run/status.json", [*_start(ranks), "launcher/train.py", *flags]))
+        with _named(f"{place}: train"):
+            check_run_flags(flags, ranks)
+        steps.append(Step(directory, directory / "run/status.json", [*start, "launcher/train.py", *flags]))
         adapter = directory / "run" / ADAPTER_DIR
         flags = ["--player", "adapter", str(adapter), *_common(recipe, stage, "play", place)]
         flags += ["--report", str(directory / "report")]
-        _check(place, "play", lambda flags=flags: parse_dataclass(Play, flags))
-        steps.append(Step(directory, directory / "report/report.json", [*_start(ranks), "launcher/play.py", *flags]))
+        with _named(f"{place}: play"):
+            parse_dataclass(Play, flags)
+        steps.append(
+            Step(
+                directory,
+                directory / "report/report.json",
+                [*start, "launcher/play.py", *flags],
+            )
+        )
     return steps
 
 
@@ -109,7 +122,8 @@ def _data_steps(
     for i, part in enumerate(wanted if isinstance(wanted, list) else [wanted], start=1):
         output = directory / f"data-{i}"
         flags = _flags(part, f"{place}: generate")
-        _check(place, "generate", lambda flags=flags: check_generation(parse_dataclass(GenerationConfig, flags)))
+        with _named(f"{place}: generate"):
+            check_generation(parse_dataclass(GenerationConfig, flags))
         command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
         yield Step(directory, output / "summary.json", command)
         data.append(output)
@@ -117,16 +131,18 @@ def _data_steps(
         return
     if adapter is None:
         raise InputError(f"{place}: correct: the first stage has no adapter whose games could be corrected")
-    part = _dashed(stage["correct"], f"{place}: correct")
+    part = dashed(stage["correct"], f"{place}: correct")
     play = {key: part.pop(key) for key in ("games", "max-steps") if key in part}
     own, output = directory / "own-games", directory / "corrections"
     first = FIRST_OWN_GAME + OWN_GAMES_PER_STAGE * number
     flags = ["--player", "adapter", str(adapter), *_flags(play, f"{place}: correct"), "--seed-range", "train"]
     flags += ["--first-game", str(first), "--no-ladder", "--bank-states", "0", "--report", str(own)]
-    _check(place, "correct", lambda: parse_dataclass(Play, flags))
+    with _named(f"{place}: correct"):
+        parse_dataclass(Play, flags)
     yield Step(directory, own / "report.json", [sys.executable, "launcher/play.py", *flags])
     label = ["--games", str(own / "games/adapter.jsonl"), *_flags(part, f"{place}: correct"), "--output", str(output)]
-    _check(place, "correct", lambda: check_correction(parse_dataclass(Correction, label)))
+    with _named(f"{place}: correct"):
+        check_correction(parse_dataclass(Correction, label))
     yield Step(directory, output / "summary.json", [sys.executable, "launcher/correct.py", *label])
     data.append(output)
 
@@ -152,7 +168,8 @@ def write_results(steps: list[Step], output: Path) -> str:
 
 def _stage_result(directory: Path, summary: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     played = report["players"]["adapter"]
-    steps = [game["steps"] for game in _games(directory / "report/games/adapter.jsonl") if game["end"] == "board_full"]
+    games = read_log(directory / "report/games/adapter.jsonl", check=False)
+    steps = [game.steps for _, game in games if game.end == End.BOARD_FULL.value]
     return {
         "stage": directory.name,
         "train_tokens": summary["training"]["num_tokens"],
@@ -168,10 +185,6 @@ def _stage_result(directory: Path, summary: Mapping[str, Any], report: Mapping[s
         "mean_steps_to_fill": sum(steps) / len(steps) if steps else None,
         "adapter": summary["adapter_dir"],
     }
-
-
-def _games(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def _row(stage: Mapping[str, Any]) -> str:
@@ -195,22 +208,8 @@ def _row(stage: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _start(ranks: int) -> list[str]:
-    """What stands before a program that runs on several ranks."""
-    if ranks == 1:
-        return [sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-
-
-def _dashed(value: Any, place: str) -> dict[str, Any]:
-    """A new mapping, its keys written as flags are."""
-    if not isinstance(value, dict):
-        raise InputError(f"{place}: {value!r}: a mapping of flags to values is expected")
-    return {str(key).replace("_", "-"): item for key, item in value.items()}
-
-
 def _flags(value: Any, place: str) -> list[str]:
-    mapping = _dashed(value, place)
+    mapping = dashed(value, place)
     owned = sorted(set(mapping) & set(_OWNED))
     if owned:
         raise InputError(f"{place}: {owned[0]} is set by the climb")
@@ -219,15 +218,17 @@ def _flags(value: Any, place: str) -> list[str]:
 
 def _common(recipe: Mapping[str, Any], stage: Mapping[str, Any], key: str, place: str) -> list[str]:
     """The stage's flags of a program over those of all stages."""
-    both = _dashed(recipe.get(key) or {}, f"{place}: {key}") | _dashed(stage.get(key) or {}, f"{place}: {key}")
+    both = dashed(recipe.get(key) or {}, f"{place}: {key}") | dashed(stage.get(key) or {}, f"{place}: {key}")
     return _flags(both, f"{place}: {key}")
 
 
-def _check(place: str, key: str, check: Any) -> None:
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Puts the place in front of what is wrong with it."""
     try:
-        check()
+        yield
     except InputError as problem:
-        raise InputError(f"{place}: {key}: {problem}") from None
+        raise InputError(f"{place}: {problem}") from None
 
 
 def _whole(text: Any, place: str) -> int:

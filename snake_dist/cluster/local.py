@@ -31,13 +31,18 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
         check_hostfile(hostfile, job)
         hosts = ["--hostfile", str(hostfile), "--num_nodes", str(job.nodes)]
         start = ["deepspeed", *hosts, "--num_accelerators", ranks]
-    elif ranks == "1":
-        start = [sys.executable]
-    elif launcher == "deepspeed":
-        start = ["deepspeed", "--num_accelerators", ranks]
     else:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+        start = start_ranks(launcher, int(ranks))
     return [[*start, job.program, *flags, *own, "--output-dir", directory] for directory, own in tasks]
+
+
+def start_ranks(launcher: str, num_ranks: int) -> list[str]:
+    """What stands before a program that runs on so many ranks of this machine."""
+    if num_ranks == 1:
+        return [sys.executable]
+    if launcher == "deepspeed":
+        return ["deepspeed", "--num_accelerators", str(num_ranks)]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
 
 
 def check_hostfile(hostfile: Path, job: Job) -> None:

@@ -59,12 +59,23 @@ def read_recipe_mapping(path: Path, keys: Collection[str]) -> dict[str, Any]:
 
 def known_keys(value: Any, place: str, keys: Collection[str]) -> dict[str, Any]:
     """`value` as a mapping that has none but these keys. Raises InputError naming `place`."""
-    if not isinstance(value, dict):
-        raise InputError(f"{place}: {value!r}: a mapping is expected")
+    value = as_mapping(value, place)
     unknown = next((key for key in value if key not in keys), None)
     if unknown is not None:
         raise InputError(f"{place}: unknown key {unknown!r}: one of {', '.join(sorted(keys))}")
     return value
+
+
+def as_mapping(value: Any, place: str) -> dict[str, Any]:
+    """Raises InputError naming `place` unless `value` is a mapping."""
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: {value!r}: a mapping is expected")
+    return value
+
+
+def dashed(value: Any, place: str) -> dict[str, Any]:
+    """A new mapping, its keys written as flags are. Raises InputError naming `place` if `value` is none."""
+    return {key.replace("_", "-"): item for key, item in as_mapping(value, place).items()}
 
 
 def flags_of(mapping: Mapping[str, Any], place: str) -> list[str]:

@@ -174,7 +174,8 @@ def _cycle(state: State, move: Move) -> str:
     facts = f"at {view.head} apple {view.apple} tail {view.tail}"
     if view.reach is None:
         return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot}' for taken, slot in path)}"
-    return f"{facts} reach {view.reach}. {_choices(state, view.head, path)} Moves: {_initials(path)}"
+    moves = " ".join(taken.value[0] for taken, _ in path)
+    return f"{facts} reach {view.reach}. {_choices(state, view.head, path)} Moves: {moves}"
 
 
 def _choices(state: State, head: int, path: list[tuple[Move, int]]) -> str:
@@ -190,10 +191,6 @@ def _choices(state: State, head: int, path: list[tuple[Move, int]]) -> str:
         told.append(f"{' '.join(f'{letter}{to}' for to, letter in led)} so {taken.value[0]}{slot}.")
         cell, here = dict(state.neighbors[cell])[taken], slot
     return " ".join(told)
-
-
-def _initials(path: list[tuple[Move, int]]) -> str:
-    return " ".join(move.value[0] for move, _ in path)
 
 
 def _surroundings(state: State) -> str:

@@ -74,8 +74,9 @@ def shortcut_path(state: State) -> Iterator[tuple[Move, int]]:
     slots, count = cycle_slots(state.grid_size, state.mode)
     here, now = (view.head, state) if view else (0, state)
     while view is not None and now.end is None and now.score == state.score:
-        move = _next_slot_move(now, slots, count)
-        if view.reach is not None:
+        if view.reach is None:
+            move = _next_slot_move(now, slots, count)
+        else:
             limit = max(1, view.reach - here)
             ahead = {
                 move: gap
