@@ -90,7 +90,7 @@ def read_climb(config: Climb) -> list[Step]:
             raise InputError(f"{place}: name {name!r}: small letters, digits and -, another for each stage")
         names.add(name)
         directory = config.output / f"{number}-{name}"
-        steps += _data_steps(stage, directory, adapter, number, place, data)
+        steps += _data_steps(stage, directory, adapter, number, place, data, start)
         if not data:
             raise InputError(f"{place}: there is nothing to train on: generate is missing")
         train = _common(recipe, stage, "train", place)
@@ -115,7 +115,13 @@ def read_climb(config: Climb) -> list[Step]:
 
 
 def _data_steps(
-    stage: Mapping[str, Any], directory: Path, adapter: Path | None, number: int, place: str, data: list[Path]
+    stage: Mapping[str, Any],
+    directory: Path,
+    adapter: Path | None,
+    number: int,
+    place: str,
+    data: list[Path],
+    start: list[str],
 ) -> Iterator[Step]:
     """What makes the stage's data; its directories are added to `data`."""
     wanted = stage.get("generate", [])
@@ -139,7 +145,7 @@ def _data_steps(
     flags += ["--first-game", str(first), "--no-ladder", "--bank-states", "0", "--report", str(own)]
     with _named(f"{place}: correct"):
         parse_dataclass(Play, flags)
-    yield Step(directory, own / "report.json", [sys.executable, "launcher/play.py", *flags])
+    yield Step(directory, own / "report.json", [*start, "launcher/play.py", *flags])
     label = ["--games", str(own / "games/adapter.jsonl"), *_flags(part, f"{place}: correct"), "--output", str(output)]
     with _named(f"{place}: correct"):
         check_correction(parse_dataclass(Correction, label))

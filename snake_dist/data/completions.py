@@ -12,9 +12,9 @@ facts  compact without the legal moves: `U37 D35 L26 R46 body. apple R -. Move: 
 path   compact with the teacher's moves to the apple, `MAX_MOVES` at most, and the cells they lead to:
        `U37 D35 L26 R46 body. ok U D L. apple R -. Moves: R46 R56`
 cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, and either the last slot that shortcuts may lead
-       to, and for each of up to `MAX_SHORTCUTS` moves where all moves lead and which is taken: the farthest within
-       reach; or `follow`, and up to `MAX_MOVES` moves slot by slot:
-       `at 23 apple 72 tail 121 reach 72. D24 R26 L106 U122 so R26. ... Moves: R R`
+       to, and for each of up to `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the first beyond reach,
+       and which is taken: the farthest within; or `follow`, and up to `MAX_MOVES` moves slot by slot:
+       `at 23 apple 72 tail 121 reach 72. D24 R26 L116 so R26. ... Moves: R R`
        `at 0 apple 19 tail 41 follow. Moves: U1 U2 U3`
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
@@ -31,7 +31,7 @@ from itertools import islice
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import fatal_reason, legal_moves, step
 from snake_dist.game.text import check_style, format_cell
-from snake_dist.heuristics.hamiltonian import cycle_slots, shortcut_path, view_cycle
+from snake_dist.heuristics.hamiltonian import CycleView, cycle_slots, shortcut_path, view_cycle
 from snake_dist.heuristics.policies import POLICIES, apple_distance
 from snake_dist.heuristics.search import distances, tail_distances
 
@@ -175,20 +175,23 @@ def _cycle(state: State, move: Move) -> str:
     if view.reach is None:
         return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot}' for taken, slot in path)}"
     moves = " ".join(taken.value[0] for taken, _ in path)
-    return f"{facts} reach {view.reach}. {_choices(state, view.head, path)} Moves: {moves}"
+    return f"{facts} reach {view.reach}. {_choices(state, view, path)} Moves: {moves}"
 
 
-def _choices(state: State, head: int, path: list[tuple[Move, int]]) -> str:
-    """`D24 R26 L106 U122 so R26.` for each move of the path: where all moves lead, nearest first, and the one taken.
+def _choices(state: State, view: CycleView, path: list[tuple[Move, int]]) -> str:
+    """`D24 R26 L116 so R26.` for each move of the path: where moves lead, nearest first, and the one taken.
 
-    Without them the model would have to compare slots with the reach that it has not written down.
+    The first slot beyond reach ends the list. Without the list the model would have to compare slots with the reach
+    that it has not written down; with all four it would write a third more.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
-    cell, here = state.head, head
+    cell, here, reach = state.head, view.head, view.reach or 0
     told = []
     for taken, slot in path:
         led = sorted((here + (slots[there] - here) % count, move.value[0]) for move, there in state.neighbors[cell])
-        told.append(f"{' '.join(f'{letter}{to}' for to, letter in led)} so {taken.value[0]}{slot}.")
+        within = sum(to <= reach for to, _ in led)
+        listed = " ".join(f"{letter}{to}" for to, letter in led[: within + 1])
+        told.append(f"{listed} so {taken.value[0]}{slot}.")
         cell, here = dict(state.neighbors[cell])[taken], slot
     return " ".join(told)
 
