@@ -15,9 +15,10 @@ from snake_dist.checkpoint.adapter import read_prompt_hashes
 from snake_dist.cluster.world import agree, gather
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.judge import Games, SpreadPlayer, finished_games, judge
+from snake_dist.evaluation.model_player import ModelPlayer
 from snake_dist.evaluation.page import write_page
 from snake_dist.evaluation.play_metrics import summarize
-from snake_dist.evaluation.player import Answer, ModelPlayer
+from snake_dist.evaluation.player import Answer
 from snake_dist.evaluation.players import BATCH_SIZE, adapter_identity, load_model_players
 from snake_dist.evaluation.report import flatten, write_report
 from snake_dist.evaluation.state_bank import TrainedPrompts
@@ -71,7 +72,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
         started = time.perf_counter()
         with unpacked_attention(model), joined_forwards(engine, model) as join:
 
-            def gathered(answers: list[Answer]) -> list[list[Answer]]:
+            def gathered(answers: list[tuple[int, Answer]]) -> list[list[tuple[int, Answer]]]:
                 join()
                 session.beat()
                 return gather(answers, world)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -44,7 +43,7 @@ class _Text:
 class SlotDecoder:
     """The most likely continuation of each prompt, token by token, up to `max_new_tokens` or a stop token.
 
-    `add` prompts at any time; `finished` computes until some are done. Inside `open`, in eval mode.
+    `add` prompts at any time; `finished` computes until some are done. The model is in eval mode.
     """
 
     def __init__(self, model: Any, stops: Sequence[int], max_new_tokens: int, num_slots: int) -> None:
@@ -62,13 +61,6 @@ class SlotDecoder:
         self._texts: list[_Text] = []
         """Those in the first slots, one in each."""
 
-    @contextmanager
-    def open(self) -> Iterator[SlotDecoder]:
-        """The model decodes inside."""
-        # Not inference_mode: what ZeRO-3 gathers in it could not be trained with afterwards.
-        with torch.no_grad(), slot_attended(self._model):
-            yield self
-
     def add(self, name: int, prompt: Sequence[int]) -> None:
         """A prompt of at least one token; `name` comes back with its continuation."""
         self._waiting.append((name, prompt))
@@ -83,8 +75,10 @@ class SlotDecoder:
         Nothing only if there is nothing left to do.
         """
         done: list[tuple[int, list[int]]] = []
-        while self.is_busy and not done:
-            done = self._step()
+        # Not inference_mode: what ZeRO-3 gathers in it could not be trained with afterwards.
+        with torch.no_grad(), slot_attended(self._model):
+            while self.is_busy and not done:
+                done = self._step()
         return done
 
     def _step(self) -> list[tuple[int, list[int]]]:

@@ -1,4 +1,4 @@
-"""Plays whole games in lockstep and reports each as plain data.
+"""Plays whole games side by side and reports each as plain data.
 
 Replies are parsed strictly. One that names no move ends its game as `invalid_reply`, an illegal move ends it
 by the rules; neither is repaired or asked again. The moves of a reply that decides on several are made one after
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from snake_dist.data.symmetry import inverse, transform_move, transform_state
 from snake_dist.errors import InputError
 from snake_dist.evaluation.claims import Claim, check_claims
-from snake_dist.evaluation.player import Answer, Player, answer_all
+from snake_dist.evaluation.player import Answer, Player, converse
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, fatal_reason, new_game, step
 from snake_dist.game.text import parse_moves
@@ -59,7 +59,7 @@ class Episode:
     tokens: tuple[int, ...] | None = None
     """Tokens of each reply; None for a player without any."""
     ms: tuple[float, ...] = field(default=(), compare=False)
-    """For each reply: wall clock of the round that answered it / games in that round, in milliseconds."""
+    """For each reply: wall clock since the replies before, shared with those that came with it, in milliseconds."""
 
     @property
     def num_decisions(self) -> int:
@@ -95,34 +95,38 @@ def play_games(
     player whose replies do not depend on their batch (see `ModelPlayer` for what floating point can change),
     `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
     A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)`
-    is called after every round, `on_finished(episode)` when a game has ended. `symmetry` (see `data.symmetry`)
+    is called when answers have come, `on_finished(episode)` when a game has ended. `symmetry` (see `data.symmetry`)
     turns the board as the player sees it, and its moves back. Raises InputError for an impossible size or mode.
     """
     if batch_size < 1 or max_steps < 1:
         raise ValueError(f"batch_size {batch_size} and max_steps {max_steps} must be at least 1")
-    waiting = (_Game(seed, new_game(grid_size, seed, mode)) for seed in seeds)
+    waiting = enumerate(_Game(seed, new_game(grid_size, seed, mode)) for seed in seeds)
     games: list[_Game] = []
-    running: list[_Game] = []
+    running: dict[int, _Game] = {}
     num_moves = 0
-    while True:
-        while len(running) < batch_size and (game := next(waiting, None)) is not None:
-            games.append(game)
-            running.append(game)
-        if not running:
-            return [game.episode() for game in games]
-        started = time.perf_counter()
-        seen = [transform_state(game.state, symmetry) if symmetry else game.state for game in running]
-        answers = answer_all(player, seen)
-        ms = 1000 * (time.perf_counter() - started) / len(running)
-        for game, state, answer in zip(running, seen, answers, strict=True):
-            num_moves += game.answer(state, answer, ms, symmetry, max_steps)
-        if on_finished is not None:
-            for game in running:
-                if game.state.end is not None:
+    with converse(player) as asked:
+        while True:
+            while len(running) < batch_size and (found := next(waiting, None)) is not None:
+                number, game = found
+                games.append(game)
+                running[number] = game
+                asked.ask(number, game.seen(symmetry))
+            if not running:
+                return [game.episode() for game in games]
+            started = time.perf_counter()
+            answers = asked.answered()
+            ms = 1000 * (time.perf_counter() - started) / len(answers)
+            for number, answer in answers:
+                game = running[number]
+                num_moves += game.answer(answer, ms, symmetry, max_steps)
+                if game.state.end is None:
+                    asked.ask(number, game.seen(symmetry))
+                    continue
+                del running[number]
+                if on_finished is not None:
                     on_finished(game.episode())
-        running = [game for game in running if game.state.end is None]
-        if on_progress is not None:
-            on_progress(len(games) - len(running), num_moves)
+            if on_progress is not None:
+                on_progress(len(games) - len(running), num_moves)
 
 
 @dataclass(slots=True)
@@ -144,10 +148,14 @@ class _Game:
         if self.state.apple is not None:
             self.apples.append(self.state.apple)
 
-    def answer(self, seen: State, answer: Answer, ms: float, symmetry: int, max_steps: int) -> int:
+    def seen(self, symmetry: int) -> State:
+        """The board as it is shown to the player."""
+        return transform_state(self.state, symmetry) if symmetry else self.state
+
+    def answer(self, answer: Answer, ms: float, symmetry: int, max_steps: int) -> int:
         """Make the moves of an answer, as far as they go; returns how many were made."""
         self.answers.append(answer)
-        self.claims.append(check_claims(seen, answer.text))
+        self.claims.append(check_claims(self.seen(symmetry), answer.text))
         self.ms.append(round(ms, 3))
         moves, num_before, score = parse_moves(answer.text), len(self.moves), self.state.score
         if moves is None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from snake_dist.data.completions import render_completion
 from snake_dist.data.tokenization import SEPARATOR, encode_prompt
 from snake_dist.errors import InputError
-from snake_dist.evaluation.player import EXAMPLE_END, Answer, ModelPlayer, answering
+from snake_dist.evaluation.model_player import EXAMPLE_END, ModelPlayer, answering
+from snake_dist.evaluation.player import Answer
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import new_game, step
 from snake_dist.game.text import render_prompt

@@ -13,8 +13,9 @@ from snake_dist.checkpoint.publish import sha256_of
 from snake_dist.errors import InputError
 from snake_dist.evaluation.endpoint import EndpointPlayer, check_endpoint
 from snake_dist.evaluation.human import TerminalPlayer
+from snake_dist.evaluation.model_player import ModelPlayer
 from snake_dist.evaluation.modes import ConstrainedPlayer, with_examples
-from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer, Player
+from snake_dist.evaluation.player import HeuristicPlayer, Player
 from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.evaluation.vllm_player import load_vllm_players, uses_vllm
 from snake_dist.game.text import check_style

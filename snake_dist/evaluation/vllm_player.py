@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.adapter import read_metadata
 from snake_dist.data.tokenization import encode_prompt
-from snake_dist.evaluation.player import Answer, before_stop
+from snake_dist.evaluation.model_player import before_stop
+from snake_dist.evaluation.player import Answer
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
 from snake_dist.model import base

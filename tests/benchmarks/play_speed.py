@@ -72,7 +72,7 @@ def load(adapter: Path | None) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from snake_dist.evaluation.player import ModelPlayer
+    from snake_dist.evaluation.model_player import ModelPlayer
     from snake_dist.evaluation.players import BATCH_SIZE, load_player
     from snake_dist.model import base
 
@@ -101,7 +101,7 @@ def one_at_a_time(player: Any, states: list[State]) -> int:
 
 def padded(player: Any, states: list[State], rows: int = 64) -> int:
     from snake_dist.data.tokenization import encode_prompt
-    from snake_dist.evaluation.player import greedy_decode
+    from snake_dist.evaluation.model_player import greedy_decode
     from snake_dist.game.text import render_prompt
 
     prompts = [encode_prompt(player.tokenizer, render_prompt(state, player.style)) for state in states]

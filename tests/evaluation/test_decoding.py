@@ -9,7 +9,7 @@ import torch
 
 from snake_dist.evaluation import decoding
 from snake_dist.evaluation.decoding import SlotDecoder, has_slots
-from snake_dist.evaluation.player import decode, greedy_decode
+from snake_dist.evaluation.model_player import greedy_decode, stop_ids
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.slot_attention import SLOT_ATTENTION
 from tests.evaluation.test_player import make_peft
@@ -42,11 +42,15 @@ def ragged_prompts(n=17):
     ]
 
 
+def decode(model, tokenizer, prompts, num_slots):
+    return run(SlotDecoder(model, stop_ids(model, tokenizer), NEW, num_slots), prompts)
+
+
 def one_by_one(model, tokenizer, prompts):
     return [greedy_decode(model, tokenizer, [prompt], NEW)[0] for prompt in prompts]
 
 
-def test_equals_generate_token_for_token_whatever_the_batch(family):
+def test_equals_generate_token_for_token_however_many_slots(family):
     name, model, tokenizer = family
     prompts = ragged_prompts()
     expected = one_by_one(model, tokenizer, prompts)
@@ -58,35 +62,34 @@ def test_equals_generate_token_for_token_whatever_the_batch(family):
     assert len({len(ids) for ids in expected}) > 2
     assert has_slots(model) == (name in HAVE_SLOTS)
     own_attention = model.config._attn_implementation
-    for batch_size in (1, 4, 50):
-        assert decode(model, tokenizer, prompts, NEW, batch_size) == expected, batch_size
-        assert decode(model, tokenizer, prompts[::-1], NEW, batch_size) == expected[::-1], batch_size
+    for num_slots in (1, 4, 50) if has_slots(model) else ():
+        assert decode(model, tokenizer, prompts, num_slots) == expected, num_slots
+        assert decode(model, tokenizer, prompts[::-1], num_slots) == expected[::-1], num_slots
     assert model.config._attn_implementation == own_attention != SLOT_ATTENTION
 
 
 def test_adapted_layers_take_part(llama):
     model, tokenizer = llama
     prompts = ragged_prompts(6)
-    before = decode(model, tokenizer, prompts, NEW, 4)
+    before = decode(model, tokenizer, prompts, 4)
     peft = make_peft(load_base(model.name_or_path, "float32")).eval()
     adapted = one_by_one(peft, tokenizer, prompts)
-    assert decode(peft, tokenizer, prompts, NEW, 4) == adapted != before
+    assert decode(peft.get_base_model(), tokenizer, prompts, 4) == adapted != before
     with peft.disable_adapter():
-        assert decode(peft, tokenizer, prompts, NEW, 4) == before
+        assert decode(peft.get_base_model(), tokenizer, prompts, 4) == before
 
 
 def run(decoder, prompts, before=0):
     """All continuations; the prompts after the first `before` come while others are decoded."""
     found, waiting = {}, list(enumerate(prompts))
-    with decoder.open():
-        for item in waiting[:before] or waiting:
-            decoder.add(*item)
-        waiting = waiting[before:] if before else []
-        while decoder.is_busy:
-            for name, ids in decoder.finished():
-                found[name] = ids
-                if waiting:
-                    decoder.add(*waiting.pop(0))
+    for item in waiting[:before] or waiting:
+        decoder.add(*item)
+    waiting = waiting[before:] if before else []
+    while decoder.is_busy:
+        for name, ids in decoder.finished():
+            found[name] = ids
+            if waiting:
+                decoder.add(*waiting.pop(0))
     return [found[i] for i in range(len(prompts))]
 
 
@@ -139,7 +142,7 @@ def test_a_shared_beginning_is_computed_once(llama):
     expected = one_by_one(model, tokenizer, prompts)
     embedded = []
     handle = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: embedded.append(args[0].numel()))
-    assert decode(model, tokenizer, prompts, NEW, 8) == expected
+    assert decode(model, tokenizer, prompts, 8) == expected
     handle.remove()
     assert sum(embedded) <= 50 + 20 * (2 + NEW)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.data.tokenization import encode_prompt
+from snake_dist.evaluation.model_player import EXAMPLE_END, ModelPlayer
 from snake_dist.evaluation.modes import ConstrainedPlayer, with_examples
-from snake_dist.evaluation.player import EXAMPLE_END, ModelPlayer
 from snake_dist.game.rules import new_game, step
 from snake_dist.game.text import parse_reply, render_prompt
 from snake_dist.heuristics.policies import POLICIES

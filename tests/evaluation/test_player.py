@@ -4,7 +4,8 @@ import pytest
 
 from snake_dist.data.tokenization import encode_prompt
 from snake_dist.evaluation.episodes import play_games
-from snake_dist.evaluation.player import HeuristicPlayer, ModelPlayer
+from snake_dist.evaluation.model_player import ModelPlayer
+from snake_dist.evaluation.player import HeuristicPlayer
 from snake_dist.game.rules import new_game, step
 from snake_dist.game.text import parse_reply, render_prompt
 from snake_dist.heuristics.policies import POLICIES

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from snake_dist.evaluation import vllm_player
-from snake_dist.evaluation.player import decode
+from snake_dist.evaluation.model_player import greedy_decode
 from snake_dist.evaluation.players import PlayerOptions, find_entrants, load_model_players, mode_entrants
 from snake_dist.evaluation.vllm_player import VllmPlayer, uses_vllm
 from snake_dist.game.rules import new_game
@@ -31,7 +31,7 @@ class Engine:
         own = load_model_players(Path(self.options["tokenizer"]), torch.device("cpu"))[name]
         ids = [prompt["prompt_token_ids"] for prompt in prompts]
         with own.model.disable_adapter() if lora_request is None else torch.no_grad():
-            decoded = decode(own.model, own.tokenizer, ids, sampling.max_tokens, 8)
+            decoded = greedy_decode(own.model, own.tokenizer, ids, sampling.max_tokens)
         ended = [row + sampling.stop_token_ids[:1] if len(row) < sampling.max_tokens else row for row in decoded]
         return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(row))]) for row in ended]
 

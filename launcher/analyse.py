@@ -1,0 +1,17 @@
+"""Where and why logged games were lost, and what the player claimed falsely.
+
+python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltonian-shortcuts
+"""
+
+from __future__ import annotations
+
+from snake_dist.evaluation.analysis import Analysis, analyse
+from snake_dist.run_config import parse_dataclass, run_launcher
+
+
+def main(argv: list[str]) -> None:
+    print(analyse(parse_dataclass(Analysis, argv)))
+
+
+if __name__ == "__main__":
+    run_launcher(main)

@@ -1,0 +1,140 @@
+"""Why a player's games ended, and what it said that was not so: tables from the logs of its games."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+from snake_dist.data.symmetry import transform_state
+from snake_dist.errors import InputError
+from snake_dist.evaluation.claims import Claim
+from snake_dist.evaluation.episodes import Episode
+from snake_dist.evaluation.game_log import Header, read_log, replay
+from snake_dist.evaluation.play_metrics import LENGTH_EDGES
+from snake_dist.evaluation.statistics import wilson_interval
+from snake_dist.game.board import End
+from snake_dist.game.text import parse_moves
+from snake_dist.heuristics.policies import POLICIES, check_policy
+
+LOSSES = tuple(end.value for end in End if end not in (End.BOARD_FULL, End.STEP_CAP))
+"""Ends that the player brought about."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Say where and why logged games were lost, what the player claimed falsely, and where a teacher disagrees."""
+
+    games: tuple[Path, ...]
+    """Logs of games, taken together: `games/NAME.jsonl` of a report."""
+    policy: str | None = None
+    """Heuristic whose moves the player's are compared with."""
+
+
+@dataclass
+class _Bucket:
+    """What happened while the snake had a length of this range."""
+
+    games: int = 0
+    moves: int = 0
+    replies: int = 0
+    other_moves: int = 0
+    """Replies whose first move is not the policy's."""
+    losses: Counter[str] = field(default_factory=Counter)
+
+
+def analyse(config: Analysis) -> str:
+    """The tables, in Markdown. Raises InputError for logs that cannot be read and an unknown policy."""
+    if config.policy is not None:
+        check_policy(config.policy)
+    games = [game for path in config.games for game in read_log(path, check=True)]
+    if not games:
+        raise InputError(f"{config.games[0]}: holds no game")
+    parts = ["Where games were lost", _losses(games, config.policy)]
+    if any(claims for _, episode in games for claims in episode.claims):
+        parts += ["False claims, by their first word", _claims([episode for _, episode in games])]
+    return "\n\n".join(parts)
+
+
+def _losses(games: Sequence[tuple[Header, Episode]], policy: str | None) -> str:
+    buckets = [_Bucket() for _ in LENGTH_EDGES]
+    for header, episode in games:
+        _count(header, episode, policy, buckets)
+    head = ["snake length", "games", "moves", *(loss.replace("_", " ") for loss in LOSSES), "lost per 1,000 moves"]
+    rows = [[*head, *([f"replies against {policy}"] if policy else [])]]
+    for low, high, bucket in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], None), buckets, strict=True):
+        lost = bucket.losses.total()
+        interval = wilson_interval(lost, bucket.moves)
+        hazard = "-" if interval is None else f"{1000 * lost / bucket.moves:.2f} [{_thousandths(interval)}]"
+        name = f"{low + 1}+" if high is None else f"{low + 1}-{high}"
+        against = [f"{bucket.other_moves:,} of {bucket.replies:,}"] if policy else []
+        told = [str(bucket.losses[loss]) for loss in LOSSES]
+        rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *told, hazard, *against])
+    return _table(rows)
+
+
+def _count(header: Header, episode: Episode, policy: str | None, buckets: Sequence[_Bucket]) -> None:
+    """Add one game to the buckets."""
+    states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
+    for length in range(1, episode.score + 2):
+        if length == 1 or length - 1 in LENGTH_EDGES:
+            buckets[_bucket(length)].games += 1
+    for before, _ in pairwise(states):
+        buckets[_bucket(len(before.body))].moves += 1
+    asked = [0, *accumulate(episode.moves_made)][: episode.num_replies]
+    for at, reply in zip(asked, episode.replies, strict=False):
+        bucket = buckets[_bucket(len(states[at].body))]
+        bucket.replies += 1
+        if policy is not None:
+            shown = transform_state(states[at], header.symmetry)
+            moves = parse_moves(reply)
+            bucket.other_moves += not moves or moves[0] is not POLICIES[policy](shown)
+    if episode.end in LOSSES:
+        buckets[_bucket(episode.score + 1)].losses[episode.end] += 1
+
+
+def _bucket(length: int) -> int:
+    return max(i for i, low in enumerate(LENGTH_EDGES) if length > low)
+
+
+def _claims(episodes: Sequence[Episode]) -> str:
+    """Every kind of claim, and how many lost games have one that is false in their last reply."""
+    made: Counter[str] = Counter()
+    false: Counter[str] = Counter()
+    last: Counter[str] = Counter()
+    for episode in episodes:
+        for reply, claims in zip(episode.replies, episode.claims, strict=False):
+            made.update(_kind(reply[claim.start : claim.end]) for claim in claims)
+            false.update(_false_kinds(reply, claims))
+        if episode.end in LOSSES and episode.replies:
+            last.update(set(_false_kinds(episode.replies[-1], episode.claims[-1])))
+    rows = [["claim", "made", "false", "false per 1,000", "lost games with one in the last reply"]]
+    for kind, number in sorted(made.items(), key=lambda item: (-false[item[0]], item[0])):
+        rows.append([kind, f"{number:,}", f"{false[kind]:,}", f"{1000 * false[kind] / number:.2f}", f"{last[kind]:,}"])
+    return _table(rows)
+
+
+def _false_kinds(reply: str, claims: Sequence[Claim]) -> Iterator[str]:
+    return (_kind(reply[claim.start : claim.end]) for claim in claims if not claim.true)
+
+
+def _kind(text: str) -> str:
+    """`R26` -> `where a move leads`, `so R26` -> `so`, `Manhattan distance: 3` -> `Manhattan distance`."""
+    text = text.strip()
+    if re.fullmatch(r"[UDLR-]", text):
+        return "side of the apple"
+    if re.fullmatch(r"[UDLR]\d* ?[a-z]*", text):
+        return "where a move leads"
+    return (re.match(r"[^\d:\[({=]+?(?= [UDLR]\b| [UDLR]\d|[\d:\[({=]|$)", text) or [text])[0].strip(" '")
+
+
+def _thousandths(interval: tuple[float, float]) -> str:
+    return f"{1000 * interval[0]:.2f}, {1000 * interval[1]:.2f}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
