@@ -53,6 +53,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return _encode_prompts(tokenizer, [prompt])[0]
 
 
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """Ids of a completion as in training, without the end of sequence that follows them."""
+    return _encode(tokenizer, [completion], special=False)[0]
+
+
 def hash_prompt(prompt: str) -> int:
     """64-bit fingerprint by which an example's prompt can be found again."""
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "little")

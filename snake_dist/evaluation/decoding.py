@@ -1,4 +1,9 @@
-"""Greedy decoding of many prompts by one model: a row of the batch that is finished takes the next prompt at once."""
+"""Greedy decoding of many prompts by one model: a row of the batch that is finished takes the next prompt at once.
+
+A prompt may come with a draft of its continuation. One pass then tells what the model says after every token of it, and
+as much of the draft is kept as the model says itself: the result is that of decoding token by token, in fewer passes
+(speculative decoding: Leviathan, Kalman and Matias, ICML 2023; greedy here, so nothing is drawn).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,13 @@ def has_slots(model: Any) -> bool:
     return _supported[model]
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    name: int
+    tokens: Sequence[int]
+    draft: Sequence[int]
+
+
 @dataclass(slots=True)
 class _Text:
     """What a slot is decoding."""
@@ -55,15 +67,22 @@ class SlotDecoder:
         self._cache = SlotCache(0, 0)
         self._limit = 0
         """Slots that may be used at this capacity."""
-        self._waiting: deque[tuple[int, Sequence[int]]] = deque()
+        self._waiting: deque[_Prompt] = deque()
+        self._num_drafted = self._num_agreed = 0
         self._prefix: Sequence[int] | None = None
         """In every slot; it gets shorter when a prompt comes that does not begin so."""
         self._texts: list[_Text] = []
         """Those in the first slots, one in each."""
 
-    def add(self, name: int, prompt: Sequence[int]) -> None:
-        """A prompt of at least one token; `name` comes back with its continuation."""
-        self._waiting.append((name, prompt))
+    def add(self, name: int, prompt: Sequence[int], draft: Sequence[int] = ()) -> None:
+        """A prompt of at least one token; `name` comes back with its continuation, which `draft` has no say in."""
+        stop = next((i for i, token in enumerate(draft) if token in self._stops), len(draft))
+        self._waiting.append(_Prompt(name, prompt, draft[: min(stop, self._max_new_tokens - 1)]))
+
+    @property
+    def wants_drafts(self) -> bool:
+        """Not any more where most of what was drafted was not what the model says."""
+        return 2 * self._num_agreed >= self._num_drafted
 
     @property
     def is_busy(self) -> bool:
@@ -82,7 +101,7 @@ class SlotDecoder:
         return done
 
     def _step(self) -> list[tuple[int, list[int]]]:
-        """One token for each slot in use, and the first one of as many waiting prompts as there is room for."""
+        """One token for each slot in use, and the first ones of as many waiting prompts as there is room for."""
         begun = self._admitted()
         start = len(self._prefix or ())
         num_used = len(self._texts)
@@ -90,22 +109,31 @@ class SlotDecoder:
             self._cache,
             [text.length for text in self._texts],
             range(num_used, num_used + len(begun)),
-            [len(prompt) - start for _, prompt in begun],
+            [len(prompt.tokens) - start + len(prompt.draft) for prompt in begun],
             start,
             self._device,
+            [1 + len(prompt.draft) for prompt in begun],
         )
         tokens = [text.decoded[-1] for text in self._texts]
-        tokens += [token for _, prompt in begun for token in prompt[start:]]
-        best = forward_slots(self._model, tokens, row).max(-1).indices.tolist()
+        tokens += [token for prompt in begun for token in (*prompt.tokens[start:], *prompt.draft)]
+        said = forward_slots(self._model, tokens, row).max(-1).indices.tolist()
+        following = said[:num_used]
         for text in self._texts:
             text.length += 1
-        self._texts += [_Text(name, len(prompt), []) for name, prompt in begun]
+        at = num_used
+        for prompt in begun:
+            agreed = _shared(prompt.draft, said[at : at + len(prompt.draft)])
+            following.append(said[at + agreed])
+            self._texts.append(_Text(prompt.name, len(prompt.tokens) + agreed, list(prompt.draft[:agreed])))
+            at += 1 + len(prompt.draft)
+            self._num_drafted += len(prompt.draft)
+            self._num_agreed += agreed
         done = []
-        for slot in reversed(range(len(best))):
+        for slot in reversed(range(len(following))):
             text = self._texts[slot]
-            is_stop = best[slot] in self._stops
+            is_stop = following[slot] in self._stops
             if not is_stop:
-                text.decoded.append(best[slot])
+                text.decoded.append(following[slot])
             if is_stop or len(text.decoded) == self._max_new_tokens:
                 done.append((text.name, text.decoded))
                 self._release(slot)
@@ -119,21 +147,23 @@ class SlotDecoder:
         self._texts[slot] = self._texts[last]
         self._texts.pop()
 
-    def _admitted(self) -> list[tuple[int, Sequence[int]]]:
+    def _admitted(self) -> list[_Prompt]:
         """Waiting prompts that begin in this step. The cache has room for them."""
         if not self._waiting:
             return []
         if self._prefix is None:
             self._compute_prefix()
-        begun: list[tuple[int, Sequence[int]]] = []
+        begun: list[_Prompt] = []
         num_tokens = 0
         while self._waiting:
-            _, prompt = self._waiting[0]
-            num_tokens += len(prompt)
-            if (begun and num_tokens > MAX_ROW) or not self._make_room(len(self._texts) + len(begun), len(prompt)):
+            prompt = self._waiting[0]
+            num_tokens += len(prompt.tokens) + len(prompt.draft)
+            room = self._make_room(len(self._texts) + len(begun), len(prompt.tokens))
+            if (begun and num_tokens > MAX_ROW) or not room:
                 break
             assert self._prefix is not None
-            self._prefix = self._prefix[: _shared(self._prefix, prompt)]
+            # A prompt's last token is not taken from the prefix, since its logits are needed.
+            self._prefix = self._prefix[: _shared(self._prefix, prompt.tokens[:-1])]
             begun.append(self._waiting.popleft())
         return begun
 
@@ -150,8 +180,8 @@ class SlotDecoder:
 
     def _compute_prefix(self) -> None:
         """Begin with what all prompts that wait share, in every slot."""
-        prompts = [prompt for _, prompt in self._waiting]
-        length = min(_shared(prompts[0], prompt) for prompt in prompts)
+        prompts = [prompt.tokens for prompt in self._waiting]
+        length = min(_shared(prompts[0], prompt[:-1]) for prompt in prompts)
         self._prefix = prompts[0][:length] if len(prompts) > 1 and length >= MIN_PREFIX else ()
         self._make_room(0, max(map(len, prompts)))
         if self._prefix:
@@ -160,10 +190,10 @@ class SlotDecoder:
             self._cache.copy(0, slice(None), len(self._prefix))
 
 
-def _shared(prefix: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens that a prompt shares with a prefix; its last one is not counted, since its logits are needed."""
-    pairs = zip(prefix, prompt[:-1], strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(prompt) - 1))
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _token_bytes(config: Any, element_size: int) -> int:

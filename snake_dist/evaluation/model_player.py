@@ -7,10 +7,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.data.tokenization import encode_prompt
+from snake_dist.data.completions import render_completion
+from snake_dist.data.tokenization import encode_completion, encode_prompt
 from snake_dist.evaluation.player import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
+from snake_dist.heuristics.policies import POLICIES
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,6 +114,17 @@ class ModelPlayer:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return shown, ids if limit is None or len(ids) <= limit - self.max_new_tokens else None
 
+    def draft(self, state: State) -> list[int]:
+        """What the adapter will probably say: what its teacher would. It only saves time; see `SlotDecoder`."""
+        if not self.adapter or self.examples:
+            return []
+        policy = "hamiltonian-shortcuts" if self.style == "cycle" else "bfs-safe"
+        try:
+            said = render_completion(state, POLICIES[policy](state), self.style, policy)
+        except ValueError:  # no words for it: every move is fatal, or the snake is off the cycle
+            return []
+        return encode_completion(self.tokenizer, said)
+
     def answer(self, shown: str, ids: Sequence[int] | None) -> Answer:
         """The decoded tokens, without their stop token, as an answer; None: it was not asked."""
         if ids is None:
@@ -134,9 +147,9 @@ class _InSlots:
         shown, ids = self._player.encode(state)
         if ids is None:
             self._unanswerable.append((game, self._player.answer(shown, None)))
-        else:
-            self._shown[game] = shown
-            self._decoder.add(game, ids)
+            return
+        self._shown[game] = shown
+        self._decoder.add(game, ids, self._player.draft(state) if self._decoder.wants_drafts else ())
 
     def answered(self) -> list[tuple[int, Answer]]:
         if self._unanswerable:

@@ -240,6 +240,9 @@ def load_model_players(
 
     Everything comes from disk, as in a fresh process. Raises InputError if adapter or base cannot be found.
     """
+    from snake_dist.model.dropout import use_shared_dropout
+    from snake_dist.model.fast_path import use_fast_ops
+
     metadata = read_metadata(adapter_dir)
     location = base.find_base(base.ModelConfig(metadata["base_model"], trust_remote_code=trust_remote_code))
     quantization = metadata.get("quantization")
@@ -247,6 +250,8 @@ def load_model_players(
         location, metadata["dtype"], trust_remote_code=trust_remote_code, quantization=quantization, device=device
     )
     model = load_adapter(plain if quantization else plain.to(device), adapter_dir)
+    use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
+    use_fast_ops(model)
     tokenizer = base.load_tokenizer(str(adapter_dir))
     style, limit = metadata["style"], metadata["max_completion_tokens"]
     return {

@@ -74,6 +74,8 @@ class SlotRow:
     start: int
     """Tokens that these slots hold already: a prefix that all prompts share."""
     device: torch.device
+    new_asked: Sequence[int] | None = None
+    """Logits are asked for after so many last tokens of each of these prompts; None: after the very last ones."""
     next_layer: int = field(default=0, init=False)
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict, init=False)
 
@@ -84,11 +86,14 @@ class SlotRow:
         return torch.cat([torch.tensor(list(self.lengths), dtype=torch.long), *begun]).to(self.device)
 
     @cached_property
-    def last_tokens(self) -> torch.Tensor:
-        """Index in the row of each text's last token, [slots continued + prompts begun]."""
-        continued = torch.arange(len(self.lengths))
-        ends = len(self.lengths) + torch.tensor(list(self.new_lengths), dtype=torch.long).cumsum(0) - 1
-        return torch.cat([continued, ends]).to(self.device)
+    def asked_tokens(self) -> torch.Tensor:
+        """Index in the row of the tokens whose logits are asked for, [slots continued + those of prompts begun]."""
+        asked = [torch.arange(len(self.lengths))]
+        end = len(self.lengths)
+        for length, num_asked in zip(self.new_lengths, self.new_asked or [1] * len(self.new_lengths), strict=True):
+            end += length
+            asked.append(torch.arange(end - num_asked, end))
+        return torch.cat(asked).to(self.device)
 
     @cached_property
     def places(self) -> torch.Tensor:
@@ -203,12 +208,12 @@ def _begun(
 
 
 def forward_slots(model: PreTrainedModel, tokens: Sequence[int], row: SlotRow) -> torch.Tensor:
-    """Logits [slots continued + prompts begun, V] of the next token of each; `model` is inside `slot_attended`."""
+    """Logits [A, V] of what comes after each of the row's `asked_tokens`; `model` is inside `slot_attended`."""
     return model(
         input_ids=torch.tensor([list(tokens)], device=row.device),
         position_ids=row.positions[None],
         use_cache=False,
-        logits_to_keep=row.last_tokens,
+        logits_to_keep=row.asked_tokens,
         slots=row,
     ).logits[0]
 

@@ -9,7 +9,7 @@ import torch
 
 from snake_dist.evaluation import decoding
 from snake_dist.evaluation.decoding import SlotDecoder, has_slots
-from snake_dist.evaluation.model_player import greedy_decode, stop_ids
+from snake_dist.evaluation.model_player import before_stop, greedy_decode, stop_ids
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.slot_attention import SLOT_ATTENTION
 from tests.evaluation.test_player import make_peft
@@ -133,6 +133,45 @@ def test_a_row_is_computed_for_running_texts_only_and_never_waits(llama):
     assert sum(widths) == len(prompts) * NEW  # logits of last tokens only
     assert max(widths) == 4
     assert len(widths) == 3 * NEW  # nine texts of equal length through four slots
+
+
+def test_drafts_have_no_say_whatever_they_say(llama):
+    """Right ones, wrong ones, right ones that go wrong, that end early, that go on too long or past a stop token."""
+    model, tokenizer = llama
+    prompts = ragged_prompts(20)
+    stops = [one_by_one(model, tokenizer, prompts)[0][3], tokenizer.eos_token_id]
+    expected = [before_stop(ids, stops) for ids in one_by_one(model, tokenizer, prompts)]
+    drafts = [
+        [ids, [1, 2, 3], [*ids[:2], 7, *ids[3:]], ids[:1], ids * 4, [*ids, stops[0], 9], []][i % 7]
+        for i, ids in enumerate(expected)
+    ]
+    for num_slots in (1, 3, 50):
+        decoder = SlotDecoder(model, stops, NEW, num_slots)
+        for i, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True)):
+            decoder.add(i, prompt, draft)
+        found = {}
+        while decoder.is_busy:
+            found |= dict(decoder.finished())
+        assert [found[i] for i in range(len(prompts))] == expected
+
+
+def test_a_right_draft_takes_one_pass_and_wrong_ones_are_given_up(llama):
+    model, tokenizer = llama
+    prompts = ragged_prompts(6)
+    expected = decode(model, tokenizer, prompts, 9)
+    passes = []
+    handle = model.lm_head.register_forward_pre_hook(lambda _, args: passes.append(args[0].shape[1]))
+    decoder = SlotDecoder(model, stop_ids(model, tokenizer), NEW, 9)
+    for i, prompt in enumerate(prompts):
+        decoder.add(i, prompt, expected[i])
+    assert dict(decoder.finished()) == dict(enumerate(expected))
+    assert passes == [sum(min(len(ids), NEW - 1) + 1 for ids in expected)]
+    assert decoder.wants_drafts
+    for i in range(8):
+        decoder.add(i, prompts[0], [(expected[0][0] + 1) % 250] * NEW)
+    decoder.finished()
+    handle.remove()
+    assert not decoder.wants_drafts
 
 
 def test_a_shared_beginning_is_computed_once(llama):
