@@ -4,7 +4,7 @@ A stage is a directory below the climb's, and a few commands of `launcher/`, run
 
 generate  writes games of heuristics (generate_data.py), once or several times
 correct   the adapter so far plays training games (play.py), a teacher labels where it came to (correct.py)
-train     trains on the data of all stages so far, from the adapter of the stage before (train.py)
+train     trains on the data of all stages so far, or of this one alone, from the adapter of the stage before (train.py)
 play      judges the new adapter (play.py)
 
 A command whose result is there is not run again, so the same command line goes on with a stopped climb; a training
@@ -38,7 +38,7 @@ FIRST_OWN_GAME = 500_000_000
 """Seeds from here on are those of the adapters' own training games, so many for each stage:"""
 OWN_GAMES_PER_STAGE = 1_000_000
 _KEYS = {"ranks", "train", "play", "stages"}
-_STAGE_KEYS = {"name", "generate", "correct", "train", "play"}
+_STAGE_KEYS = {"name", "generate", "correct", "train", "play", "earlier-data"}
 _OWNED = ("output", "output-dir", "resume", "data", "init-adapter", "player", "report", "games-log", "config")
 
 
@@ -89,6 +89,11 @@ def read_climb(config: Climb) -> list[Step]:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name) or name in names:
             raise InputError(f"{place}: name {name!r}: small letters, digits and -, another for each stage")
         names.add(name)
+        earlier = str(stage.get("earlier-data", "true")).lower()
+        if earlier not in ("true", "false"):
+            raise InputError(f"{place}: earlier-data is {earlier!r}: true or false")
+        if earlier == "false":
+            data.clear()
         directory = config.output / f"{number}-{name}"
         steps += _data_steps(stage, directory, adapter, number, place, data, start)
         if not data:

@@ -115,7 +115,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     known = trained_prompts(run)
     trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
 
-    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", disable=not world.is_main) as bar:
+    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", miniters=0, disable=not world.is_main) as bar:
         done = dict.fromkeys(spread, 0)
 
         def on_progress(name: str, finished: int, moves: int) -> None:

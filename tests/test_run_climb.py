@@ -53,6 +53,17 @@ def test_each_stage_trains_on_all_data_so_far_from_the_adapter_before(tmp_path: 
     assert "--nproc-per-node" in first
 
 
+def test_a_stage_may_leave_earlier_data_out(tmp_path: Path) -> None:
+    stages = STAGES.replace("- name: own-games", "- name: own-games\n  earlier-data: false")
+    steps = read_climb(Climb(recipe(tmp_path, stages), tmp_path / "out"))
+    last = [step.command for step in steps if "launcher/train.py" in step.command][-1]
+    at = last.index("--data")
+    assert last[at + 1 : at + 4] == [
+        *(str(tmp_path / "out/2-own-games" / name) for name in ("data-1", "corrections")),
+        "--init-adapter",
+    ]
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
@@ -67,6 +78,7 @@ def test_each_stage_trains_on_all_data_so_far_from_the_adapter_before(tmp_path: 
         ("stages: [{name: a, generate: {games: 2}, tune: {}}]", "stage 1: unknown key 'tune'"),
         (STAGES.replace("own-games", "short"), "stage 2: name 'short'"),
         (STAGES.replace("agreement-rate: 1", "agreement-rate: 7"), "stage 2: correct: --agreement-rate 7"),
+        ("stages: [{name: a, generate: {games: 2}, earlier-data: no}]", "stage 1: earlier-data is 'no': true or false"),
         (STAGES + "rank: 2", "unknown key 'rank'"),
         (STAGES + "ranks: two", "ranks is 'two'"),
     ],

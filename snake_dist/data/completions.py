@@ -15,7 +15,7 @@ cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, and either 
        to, and for each of up to `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the first beyond reach,
        and which is taken: the farthest within; or `follow`, and up to `MAX_MOVES` moves slot by slot:
        `at 23 apple 72 tail 121 reach 72. D24 R26 L116 so R26. ... Moves: R R`
-       `at 0 apple 19 tail 41 follow. Moves: U1 U2 U3`
+       `at 00 apple 19 tail 41 follow. Moves: U01 U02 U03`
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
@@ -171,18 +171,19 @@ def _cycle(state: State, move: Move) -> str:
     path = list(islice(shortcut_path(state), MAX_MOVES if view is None or view.reach is None else MAX_SHORTCUTS))
     if view is None or not path or path[0][0] is not move:
         raise ValueError(f"{move.value} does not follow the cycle: style cycle cannot teach it")
-    facts = f"at {view.head} apple {view.apple} tail {view.tail}"
+    facts = f"at {view.head:02} apple {view.apple:02} tail {view.tail:02}"
     if view.reach is None:
-        return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot}' for taken, slot in path)}"
+        return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot:02}' for taken, slot in path)}"
     moves = " ".join(taken.value[0] for taken, _ in path)
-    return f"{facts} reach {view.reach}. {_choices(state, view, path)} Moves: {moves}"
+    return f"{facts} reach {view.reach:02}. {_choices(state, view, path)} Moves: {moves}"
 
 
 def _choices(state: State, view: CycleView, path: list[tuple[Move, int]]) -> str:
     """`D24 R26 L116 so R26.` for each move of the path: where moves lead, nearest first, and the one taken.
 
     The first slot beyond reach ends the list. Without the list the model would have to compare slots with the reach
-    that it has not written down; with all four it would write a third more.
+    that it has not written down; with all four it would write a third more. Slots have two digits at least: a model
+    that had learned on single ones took 14 for within a reach of 8, and died of it.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
     cell, here, reach = state.head, view.head, view.reach or 0
@@ -190,8 +191,8 @@ def _choices(state: State, view: CycleView, path: list[tuple[Move, int]]) -> str
     for taken, slot in path:
         led = sorted((here + (slots[there] - here) % count, move.value[0]) for move, there in state.neighbors[cell])
         within = sum(to <= reach for to, _ in led)
-        listed = " ".join(f"{letter}{to}" for to, letter in led[: within + 1])
-        told.append(f"{listed} so {taken.value[0]}{slot}.")
+        listed = " ".join(f"{letter}{to:02}" for to, letter in led[: within + 1])
+        told.append(f"{listed} so {taken.value[0]}{slot:02}.")
         cell, here = dict(state.neighbors[cell])[taken], slot
     return " ".join(told)
 

@@ -95,7 +95,10 @@ def _play(
     opened = None
     if directory is not None and ranks.is_main:
         opened = games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
-    bar = tqdm(total=len(games.seeds), desc=entrant.name, unit="game", disable=is_human or not ranks.is_main)
+    # miniters 0: the moves are shown also while no game ends.
+    bar = tqdm(
+        total=len(games.seeds), desc=entrant.name, unit="game", miniters=0, disable=is_human or not ranks.is_main
+    )
     with opened or nullcontext() as log, bar:
         player = ranks.spread(entrant.load())
         try:
