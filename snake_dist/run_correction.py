@@ -13,7 +13,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +154,10 @@ def _lines(config: Correction, header: Header, episode: Episode, counts: Counter
 def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> Iterator[_Position]:
     """The positions of one game that give lines, in the order of play."""
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
-    starts = [0, *accumulate(episode.moves_made)]
     dangerous = episode.num_replies - (config.before_death if episode.end in DEATHS else 0)
     rng = generator("agreements", episode.seed)
-    for i in range(episode.num_replies):
-        state = states[starts[i]]
+    for i, num_moves in enumerate(episode.asked_after):
+        state = states[num_moves]
         if state.end is not None or state.apple is None:
             continue
         counts["asked"] += 1
@@ -167,7 +165,7 @@ def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> It
             counts["off_cycle"] += 1
             continue
         completion = render_completion(state, POLICIES[config.policy](state), config.style, config.policy)
-        made = episode.moves[starts[i] : starts[i + 1]]
+        made = episode.moves[num_moves : num_moves + episode.moves_made[i]]
         taught = [move.value for move in parse_moves(completion) or ()]
         drawn, rng = is_drawn(config.agreement_rate, rng)
         if not made or list(made) != taught[: len(made)]:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 from snake_dist.data.symmetry import transform_state
@@ -14,7 +13,7 @@ from snake_dist.errors import InputError
 from snake_dist.evaluation.claims import Claim
 from snake_dist.evaluation.episodes import Episode
 from snake_dist.evaluation.game_log import Header, read_log, replay
-from snake_dist.evaluation.play_metrics import LENGTH_EDGES
+from snake_dist.evaluation.play_metrics import LENGTH_BUCKETS, LENGTH_EDGES, length_bucket
 from snake_dist.evaluation.statistics import wilson_interval
 from snake_dist.game.board import End
 from snake_dist.game.text import parse_moves
@@ -60,16 +59,15 @@ def analyse(config: Analysis) -> str:
 
 
 def _losses(games: Sequence[tuple[Header, Episode]], policy: str | None) -> str:
-    buckets = [_Bucket() for _ in LENGTH_EDGES]
+    buckets = [_Bucket() for _ in LENGTH_BUCKETS]
     for header, episode in games:
         _count(header, episode, policy, buckets)
     head = ["snake length", "games", "moves", *(loss.replace("_", " ") for loss in LOSSES), "lost per 1,000 moves"]
     rows = [[*head, *([f"replies against {policy}"] if policy else [])]]
-    for low, high, bucket in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], None), buckets, strict=True):
+    for name, bucket in zip(LENGTH_BUCKETS, buckets, strict=True):
         lost = bucket.losses.total()
         interval = wilson_interval(lost, bucket.moves)
         hazard = "-" if interval is None else f"{1000 * lost / bucket.moves:.2f} [{_thousandths(interval)}]"
-        name = f"{low + 1}+" if high is None else f"{low + 1}-{high}"
         against = [f"{bucket.other_moves:,} of {bucket.replies:,}"] if policy else []
         told = [str(bucket.losses[loss]) for loss in LOSSES]
         rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *told, hazard, *against])
@@ -79,25 +77,19 @@ def _losses(games: Sequence[tuple[Header, Episode]], policy: str | None) -> str:
 def _count(header: Header, episode: Episode, policy: str | None, buckets: Sequence[_Bucket]) -> None:
     """Add one game to the buckets."""
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
-    for length in range(1, episode.score + 2):
-        if length == 1 or length - 1 in LENGTH_EDGES:
-            buckets[_bucket(length)].games += 1
-    for before, _ in pairwise(states):
-        buckets[_bucket(len(before.body))].moves += 1
-    asked = [0, *accumulate(episode.moves_made)][: episode.num_replies]
-    for at, reply in zip(asked, episode.replies, strict=False):
-        bucket = buckets[_bucket(len(states[at].body))]
+    for low, bucket in zip(LENGTH_EDGES, buckets, strict=True):
+        bucket.games += episode.score + 1 > low
+    for before in states[:-1]:
+        buckets[length_bucket(len(before.body))].moves += 1
+    for at, reply in zip(episode.asked_after, episode.replies, strict=False):
+        bucket = buckets[length_bucket(len(states[at].body))]
         bucket.replies += 1
         if policy is not None:
             shown = transform_state(states[at], header.symmetry)
             moves = parse_moves(reply)
             bucket.other_moves += not moves or moves[0] is not POLICIES[policy](shown)
     if episode.end in LOSSES:
-        buckets[_bucket(episode.score + 1)].losses[episode.end] += 1
-
-
-def _bucket(length: int) -> int:
-    return max(i for i, low in enumerate(LENGTH_EDGES) if length > low)
+        buckets[length_bucket(episode.score + 1)].losses[episode.end] += 1
 
 
 def _claims(episodes: Sequence[Episode]) -> str:

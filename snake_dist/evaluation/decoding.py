@@ -8,7 +8,7 @@ as much of the draft is kept as the model says itself: the result is that of dec
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -76,8 +76,7 @@ class SlotDecoder:
 
     def add(self, name: int, prompt: Sequence[int], draft: Sequence[int] = ()) -> None:
         """A prompt of at least one token; `name` comes back with its continuation, which `draft` has no say in."""
-        stop = next((i for i, token in enumerate(draft) if token in self._stops), len(draft))
-        self._waiting.append(_Prompt(name, prompt, draft[: min(stop, self._max_new_tokens - 1)]))
+        self._waiting.append(_Prompt(name, prompt, before_stop(draft, self._stops)[: self._max_new_tokens - 1]))
 
     @property
     def wants_drafts(self) -> bool:
@@ -194,6 +193,11 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Tokens that both begin with."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def before_stop(ids: Sequence[int], stops: Collection[int]) -> Sequence[int]:
+    """The tokens before the first stop token."""
+    return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)
 
 
 def _token_bytes(config: Any, element_size: int) -> int:

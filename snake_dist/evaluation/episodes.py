@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from snake_dist.data.symmetry import inverse, transform_move, transform_state
 from snake_dist.errors import InputError
@@ -65,6 +66,11 @@ class Episode:
     def num_decisions(self) -> int:
         """Moves made, and replies that named none: what rates and costs per move are taken over."""
         return len(self.moves) + self.num_replies - self.num_valid_format
+
+    @property
+    def asked_after(self) -> tuple[int, ...]:
+        """For each reply: moves made before it was asked for."""
+        return (0, *accumulate(self.moves_made))[: self.num_replies]
 
 
 def game_seeds(n: int, range_name: str = "test", first: int = 0) -> range:

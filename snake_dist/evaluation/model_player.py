@@ -168,6 +168,8 @@ def greedy_decode(
     import torch
     from transformers import GenerationConfig
 
+    from snake_dist.evaluation.decoding import before_stop
+
     plain = _without_peft(model)
     stops = stop_ids(plain, tokenizer)
     # The mask hides padding, so any token will do where the tokenizer has none for it.
@@ -199,7 +201,7 @@ def greedy_decode(
     finally:
         plain.generation_config = own
         contiguous.remove()
-    return [before_stop(row, stops) for row in output[:, width:].tolist()]
+    return [list(before_stop(row, stops)) for row in output[:, width:].tolist()]
 
 
 @contextmanager
@@ -237,8 +239,3 @@ def stop_ids(plain: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     configured = plain.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})
-
-
-def before_stop(ids: list[int], stops: list[int]) -> list[int]:
-    """The tokens before the first stop token."""
-    return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)

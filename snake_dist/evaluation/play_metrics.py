@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,6 +23,8 @@ from snake_dist.game.board import Cell, End
 
 LENGTH_EDGES = (0, 5, 10, 20, 40, 80)
 """Snake lengths that bound the buckets of `steps_per_apple_by_length`; the last bucket is open."""
+LENGTH_BUCKETS = (*(f"{low + 1}-{high}" for low, high in pairwise(LENGTH_EDGES)), f"{LENGTH_EDGES[-1] + 1}+")
+"""Their names."""
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -105,12 +108,15 @@ def _distance(episode: Episode, a: Cell, b: Cell) -> int:
 def _steps_by_length(episodes: Sequence[Episode]) -> dict[str, float | None]:
     walks = [(length, steps) for episode in episodes for length, steps, _ in _apple_walks(episode)]
     found: dict[str, float | None] = {}
-    for low, high in pairwise((*LENGTH_EDGES, None)):
-        assert low is not None
-        inside = [steps for length, steps in walks if low < length and (high is None or length <= high)]
-        name = f"{low + 1}-{high}" if high is not None else f"{low + 1}+"
+    for i, name in enumerate(LENGTH_BUCKETS):
+        inside = [steps for length, steps in walks if length_bucket(length) == i]
         found[name] = fmean(inside) if inside else None
     return found
+
+
+def length_bucket(length: int) -> int:
+    """Index in LENGTH_BUCKETS of a snake's length."""
+    return bisect_left(LENGTH_EDGES, length) - 1
 
 
 def _path_efficiency(episodes: Sequence[Episode]) -> float | None:

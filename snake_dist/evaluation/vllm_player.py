@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.adapter import read_metadata
 from snake_dist.data.tokenization import encode_prompt
-from snake_dist.evaluation.model_player import before_stop
 from snake_dist.evaluation.player import Answer
 from snake_dist.game.board import State
 from snake_dist.game.text import render_prompt
@@ -71,6 +70,8 @@ class VllmPlayer:
             return answers
         from vllm import SamplingParams
 
+        from snake_dist.evaluation.decoding import before_stop
+
         outputs = self.engine.generate(
             [{"prompt_token_ids": prompts[i]} for i in fitting],
             SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens, stop_token_ids=list(self.stops)),
@@ -78,7 +79,7 @@ class VllmPlayer:
             use_tqdm=False,
         )
         for i, output in zip(fitting, outputs, strict=True):
-            ids = before_stop(list(output.outputs[0].token_ids), list(self.stops))
+            ids = before_stop(list(output.outputs[0].token_ids), self.stops)
             text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
         return answers

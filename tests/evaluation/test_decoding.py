@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from snake_dist.evaluation import decoding
-from snake_dist.evaluation.decoding import SlotDecoder, has_slots
-from snake_dist.evaluation.model_player import before_stop, greedy_decode, stop_ids
+from snake_dist.evaluation.decoding import SlotDecoder, before_stop, has_slots
+from snake_dist.evaluation.model_player import greedy_decode, stop_ids
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.slot_attention import SLOT_ATTENTION
 from tests.evaluation.test_player import make_peft
