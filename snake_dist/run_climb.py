@@ -28,15 +28,13 @@ from snake_dist.cluster.local import start_ranks
 from snake_dist.cluster.recipes import dashed, flags_of, known_keys, read_recipe_mapping
 from snake_dist.data.generation import GenerationConfig, check_generation
 from snake_dist.errors import InputError
-from snake_dist.evaluation.game_log import read_log
 from snake_dist.evaluation.play import Play
-from snake_dist.game.board import End
 from snake_dist.run_config import check_run_flags, parse_dataclass
 from snake_dist.run_correction import Correction, check_correction
 
 FIRST_OWN_GAME = 500_000_000
 """Seeds from here on are those of the adapters' own training games, so many for each stage:"""
-OWN_GAMES_PER_STAGE = 1_000_000
+OWN_GAMES = 1_000_000
 _KEYS = {"ranks", "train", "play", "stages"}
 _STAGE_KEYS = {"name", "generate", "correct", "train", "play", "earlier-data"}
 _OWNED = ("output", "output-dir", "resume", "data", "init-adapter", "player", "report", "games-log", "config")
@@ -95,7 +93,16 @@ def read_climb(config: Climb) -> list[Step]:
         if earlier == "false":
             data.clear()
         directory = config.output / f"{number}-{name}"
-        steps += _data_steps(stage, directory, adapter, number, place, data, start)
+        written = list(_generate_steps(stage, directory, place))
+        steps += written
+        if "correct" in stage:
+            if adapter is None:
+                raise InputError(f"{place}: correct: the first stage has no adapter whose games could be corrected")
+            first_game = FIRST_OWN_GAME + number * OWN_GAMES
+            played, corrected = _correct_steps(stage, directory, place, adapter, first_game, start)
+            steps += [played, corrected]
+            written.append(corrected)
+        data += [step.result.parent for step in written]
         if not data:
             raise InputError(f"{place}: there is nothing to train on: generate is missing")
         train = _common(recipe, stage, "train", place)
@@ -109,26 +116,11 @@ def read_climb(config: Climb) -> list[Step]:
         flags += ["--report", str(directory / "report")]
         with _named(f"{place}: play"):
             parse_dataclass(Play, flags)
-        steps.append(
-            Step(
-                directory,
-                directory / "report/report.json",
-                [*start, "launcher/play.py", *flags],
-            )
-        )
+        steps.append(Step(directory, directory / "report/report.json", [*start, "launcher/play.py", *flags]))
     return steps
 
 
-def _data_steps(
-    stage: Mapping[str, Any],
-    directory: Path,
-    adapter: Path | None,
-    number: int,
-    place: str,
-    data: list[Path],
-    start: list[str],
-) -> Iterator[Step]:
-    """What makes the stage's data; its directories are added to `data`."""
+def _generate_steps(stage: Mapping[str, Any], directory: Path, place: str) -> Iterator[Step]:
     wanted = stage.get("generate", [])
     for i, part in enumerate(wanted if isinstance(wanted, list) else [wanted], start=1):
         output = directory / f"data-{i}"
@@ -137,84 +129,88 @@ def _data_steps(
             check_generation(parse_dataclass(GenerationConfig, flags))
         command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
         yield Step(directory, output / "summary.json", command)
-        data.append(output)
-    if "correct" not in stage:
-        return
-    if adapter is None:
-        raise InputError(f"{place}: correct: the first stage has no adapter whose games could be corrected")
+
+
+def _correct_steps(
+    stage: Mapping[str, Any], directory: Path, place: str, adapter: Path, first_game: int, start: list[str]
+) -> tuple[Step, Step]:
+    """(the adapter plays, a teacher labels)"""
     part = dashed(stage["correct"], f"{place}: correct")
     play = {key: part.pop(key) for key in ("games", "max-steps") if key in part}
     own, output = directory / "own-games", directory / "corrections"
-    first = FIRST_OWN_GAME + OWN_GAMES_PER_STAGE * number
     flags = ["--player", "adapter", str(adapter), *_flags(play, f"{place}: correct"), "--seed-range", "train"]
-    flags += ["--first-game", str(first), "--no-ladder", "--bank-states", "0", "--report", str(own)]
-    with _named(f"{place}: correct"):
-        parse_dataclass(Play, flags)
-    yield Step(directory, own / "report.json", [*start, "launcher/play.py", *flags])
+    flags += ["--first-game", str(first_game), "--no-ladder", "--bank-states", "0", "--report", str(own)]
     label = ["--games", str(own / "games/adapter.jsonl"), *_flags(part, f"{place}: correct"), "--output", str(output)]
     with _named(f"{place}: correct"):
+        parse_dataclass(Play, flags)
         check_correction(parse_dataclass(Correction, label))
-    yield Step(directory, output / "summary.json", [sys.executable, "launcher/correct.py", *label])
-    data.append(output)
+    return (
+        Step(directory, own / "report.json", [*start, "launcher/play.py", *flags]),
+        Step(directory, output / "summary.json", [sys.executable, "launcher/correct.py", *label]),
+    )
 
 
 def write_results(steps: list[Step], output: Path) -> str:
-    """`climb.json` and `climb.md` of all judged stages; returns the table."""
-    stages = []
+    """`climb.json` and `climb.md`: the base model and every judged stage; returns the table."""
+    stages, players = [], {}
     for directory in dict.fromkeys(step.stage for step in steps):
         run, report = directory / "run/summary.json", directory / "report/report.json"
         if run.is_file() and report.is_file():
-            stages.append(_stage_result(directory, json.loads(run.read_text()), json.loads(report.read_text())))
-    write_json_atomically(output / "climb.json", {"stages": stages})
+            players = json.loads(report.read_text())["players"]
+            stages.append(_trained(directory.name, json.loads(run.read_text())) | _played(players["adapter"]))
+    base = _played(players["base"]) if stages else None
+    write_json_atomically(output / "climb.json", {"base": base, "stages": stages})
     rows = [
-        "| stage | training tokens | minutes | held-out loss | apples per game | boards filled | moves per apple "
-        "| moves to fill | legal moves |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_row(stage) for stage in stages),
+        "| stage | trained share | training tokens | minutes of training | held-out loss | games | apples per game "
+        "| boards filled | steps per apple | steps to fill | legal moves |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *([_row(["base", *"----"], base)] if base else []),
+        *(_row(_training_cells(stage), stage) for stage in stages),
     ]
     table = "\n".join(rows)
     write_text_atomically(output / "climb.md", table + "\n")
     return table
 
 
-def _stage_result(directory: Path, summary: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    played = report["players"]["adapter"]
-    games = read_log(directory / "report/games/adapter.jsonl", check=False)
-    steps = [game.steps for _, game in games if game.end == End.BOARD_FULL.value]
+def _trained(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "stage": directory.name,
+        "stage": name,
         "train_tokens": summary["training"]["num_tokens"],
         "seconds": summary["training"]["seconds"],
         "ranks": summary["world_size"],
         "trainable_share": summary["parameters"]["trainable_share"],
         "held_out_loss": summary["training"]["eval/loss"],
-        "games": played["games"],
-        "apples": played["apples"],
-        "fill_rate": played["fill_rate"],
-        "legal_move_rate": played["legal_move_rate"],
-        "steps_per_apple": played["steps_per_apple"],
-        "mean_steps_to_fill": sum(steps) / len(steps) if steps else None,
         "adapter": summary["adapter_dir"],
     }
 
 
-def _row(stage: Mapping[str, Any]) -> str:
-    def interval(value: Mapping[str, Any], scale: float = 1, digits: int = 2) -> str:
-        low, high = (scale * end for end in value["ci95"])
-        number = value["mean"] if "mean" in value else value["value"]
-        return f"{scale * number:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _played(player: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a player's numbers in report.json those that the table has."""
+    names = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple", "steps_to_fill")
+    return {name: player[name] for name in names}
 
-    fill = stage["mean_steps_to_fill"]
+
+def _training_cells(stage: Mapping[str, Any]) -> list[str]:
+    share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{stage['train_tokens']:,}"
+    return [stage["stage"], share, tokens, f"{stage['seconds'] / 60:.0f}", f"{stage['held_out_loss']:.4f}"]
+
+
+def _row(training: list[str], played: Mapping[str, Any]) -> str:
+    def interval(value: Mapping[str, Any], digits: int, scale: float = 1) -> str:
+        number = value["mean"] if "mean" in value else value["value"]
+        if number is None:
+            return "-"
+        bounds = value["ci95"] and " [{:,.{d}f}, {:,.{d}f}]".format(*(scale * end for end in value["ci95"]), d=digits)
+        return f"{scale * number:,.{digits}f}{bounds or ''}"
+
     cells = [
-        stage["stage"],
-        f"{stage['train_tokens']:,}",
-        f"{stage['seconds'] / 60:.0f}",
-        f"{stage['held_out_loss']:.4f}",
-        interval(stage["apples"]),
-        interval(stage["fill_rate"], 100, 1) + " %",
-        "-" if stage["steps_per_apple"] is None else f"{stage['steps_per_apple']:.1f}",
-        "-" if fill is None else f"{fill:,.0f}",
-        interval(stage["legal_move_rate"], 100) + " %",
+        *training,
+        str(played["games"]),
+        interval(played["apples"], 1),
+        interval(played["fill_rate"], 1, 100) + " %",
+        "-" if played["steps_per_apple"] is None else f"{played['steps_per_apple']:.1f}",
+        interval(played["steps_to_fill"], 0),
+        interval(played["legal_move_rate"], 2, 100) + " %",
     ]
     return f"| {' | '.join(cells)} |"
 

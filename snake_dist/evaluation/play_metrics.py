@@ -39,6 +39,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     apples = [episode.score for episode in episodes]
     replies = [episode.num_replies for episode in episodes]
     steps = sum(episode.steps for episode in episodes)
+    filled = [episode.steps for episode in episodes if episode.end == End.BOARD_FULL.value]
     ends = Counter(episode.end for episode in episodes)
     coverage = [_coverage(episode) for episode in episodes]
     claims = [[claim.true for reply in episode.claims for claim in reply] for episode in episodes]
@@ -64,6 +65,10 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "end_shares": {end.value: ends[end.value] / n for end in End},
         "steps": {"mean": steps / n},
         "steps_per_apple": steps / sum(apples) if any(apples) else None,
+        "steps_to_fill": {
+            "mean": fmean(filled) if filled else None,
+            "ci95": as_json(bootstrap_mean_interval(filled)),
+        },
         "steps_per_apple_by_length": _steps_by_length(episodes),
         "path_efficiency": _path_efficiency(episodes),
         "moves_per_reply": sum(len(episode.moves) for episode in episodes) / sum(valid) if any(valid) else None,

@@ -26,8 +26,8 @@ MIN_PUBLISHED_GAMES = 5
 
 _GAME_METRICS = (
     "apples.mean", "apples.median", "apples.p5", "apples.max", "coverage.mean", "fill_rate", "starved_rate",
-    "steps.mean", "steps_per_apple", "path_efficiency", "legal_move_rate", "format_valid_rate", "claims_true_rate",
-    "moves_per_reply", "tokens_per_move", "ms_per_move",
+    "steps.mean", "steps_per_apple", "steps_to_fill.mean", "path_efficiency", "legal_move_rate", "format_valid_rate",
+    "claims_true_rate", "moves_per_reply", "tokens_per_move", "ms_per_move",
 )  # fmt: skip
 _CURVES = ("train/loss", "eval/loss", "eval/token_accuracy", "eval/play/apples/mean", "eval/play/legal_move_rate/value")
 _MAX_POINTS = 400

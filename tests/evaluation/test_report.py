@@ -53,6 +53,9 @@ def test_numbers_of_known_games():
     assert (summary["format_valid_rate"]["value"], summary["format_valid_rate"]["n"]) == (33 / 34, 34)
     assert summary["steps"] == {"mean": 11}
     assert summary["steps_per_apple"] == 33 / 6
+    assert summary["steps_to_fill"] == {"mean": None, "ci95": None}
+    filled = summarize([episode(1, 99, 1400, "board_full"), episode(2, 99, 1500, "board_full"), episode(3, 2, 9)])
+    assert filled["steps_to_fill"]["mean"] == 1450
     timed = summarize([replace(episode(1, 0, 3, "wall"), ms=(10, 20, 30, 20))])
     assert (timed["ms_per_move"], timed["moves_per_second"]) == (20, 50)
     assert summary["ms_per_move"] is summary["moves_per_second"] is None
