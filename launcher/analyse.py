@@ -1,6 +1,6 @@
 """Where and why logged games were lost, and what the player claimed falsely.
 
-python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltonian-shortcuts
+python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltonian-shortcuts --adapter DIR
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A model that learned from a teacher's games alone has never seen what its own mistakes lead to. Here its logged games
 of training seeds are walked again, and each position it was asked about may become a line that teaches the teacher's
-answer: always where the two differ and shortly before a death, elsewhere at a rate.
+answer: always where the two differ, where the player said something false and shortly before a death, elsewhere at a
+rate.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from snake_dist.heuristics.hamiltonian import view_cycle
 from snake_dist.heuristics.policies import POLICIES, check_policy
 
 DEATHS = (End.WALL.value, End.SELF.value, End.REVERSAL.value, End.TRAPPED.value, End.INVALID_REPLY.value)
-REASONS = ("disagreement", "before_death", "drawn")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Correction:
     style: str = "compact"
     """How prompt and completion are written: the style that the player was trained on."""
     agreement_rate: float = 0.2
-    """Share, 0 to 1, of the positions where player and teacher agree that give a line, drawn at random."""
+    """Share, 0 to 1, of the positions where nothing was wrong that give a line, drawn at random."""
     before_death: int = 8
     """So many last replies of a game that ended in death give lines, whoever was right."""
     max_lines_per_length: int = 0
@@ -170,6 +170,8 @@ def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> It
         drawn, rng = is_drawn(config.agreement_rate, rng)
         if not made or list(made) != taught[: len(made)]:
             yield _Position(state, completion, "disagreement")
+        elif not all(claim.true for claim in episode.claims[i]):
+            yield _Position(state, completion, "false_claim")
         elif i >= dangerous:
             yield _Position(state, completion, "before_death")
         elif drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,9 +24,14 @@ from snake_dist.heuristics.hamiltonian import view_cycle
 from snake_dist.heuristics.policies import POLICIES, bfs_safe
 from snake_dist.run_correction import Correction, correct
 
+FALSE = {"at": "at 99", "ok": "ok."}
+"""No slot of a 6 x 6 board; no legal move."""
+
 
 class Pupil:
-    """Says what the teacher says, but for every seventh move, and dies at length 9. Off the cycle it plays on."""
+    """Says what the teacher says, but for every seventh move, and dies at length 9. Off the cycle it plays on.
+
+    Some replies say something false and decide as the teacher does."""
 
     def __init__(self, policy: str, style: str) -> None:
         self.policy, self.style = policy, style
@@ -41,7 +47,11 @@ class Pupil:
         taught = render_completion(state, POLICIES[self.policy](state), self.style, self.policy)
         moves = parse_moves(taught) or ()
         other = [move for move in legal_moves(state) if move is not moves[0]]
-        return f"Move: {other[0].value}" if state.steps % 7 == 6 and other else taught
+        if state.steps % 7 == 6 and other:
+            return f"Move: {other[0].value}"
+        return (
+            re.sub(r"at \d+|ok[ UDLR]*\.", lambda told: FALSE[told[0][:2]], taught) if state.steps % 5 == 4 else taught
+        )
 
 
 def logged(directory: Path, policy: str, style: str, seed_range: str = "train", games: int = 6) -> Path:
@@ -66,9 +76,11 @@ def test_lines_teach_what_the_teacher_says_where_the_player_was(tmp_path: Path, 
         assert line["completion"] == render_completion(state, POLICIES[policy](state), style, policy)
         assert line["snake_length"] == len(state.body)
         # A disagreement is the seventh move or the last reply: the pupil says what the teacher says elsewhere.
-        assert line["reason"] == ("disagreement" if line["step"] % 7 == 6 or len(state.body) == 9 else "before_death")
+        differs, lies = line["step"] % 7 == 6 or len(state.body) == 9, line["step"] % 5 == 4
+        assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else "before_death")
     reasons = Counter(line["reason"] for line in lines)
     assert reasons["disagreement"] >= len(games)
+    assert reasons["false_claim"] >= len(games)
     assert 0 < reasons["before_death"] <= len(games)
     assert summary["lines"]["written"] == len(lines)
     assert summary["logs"][0]["players"] == ["weights 1"]

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from snake_dist.checkpoint.adapter import read_metadata, read_prompt_hashes
 from snake_dist.data.symmetry import transform_state
 from snake_dist.errors import InputError
 from snake_dist.evaluation.claims import Claim
 from snake_dist.evaluation.episodes import Episode
 from snake_dist.evaluation.game_log import Header, read_log, replay
 from snake_dist.evaluation.play_metrics import LENGTH_BUCKETS, LENGTH_EDGES, length_bucket
+from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.evaluation.statistics import wilson_interval
-from snake_dist.game.board import End
+from snake_dist.game.board import End, State
 from snake_dist.game.text import parse_moves
 from snake_dist.heuristics.policies import POLICIES, check_policy
 
@@ -31,6 +33,8 @@ class Analysis:
     """Logs of games, taken together: `games/NAME.jsonl` of a report."""
     policy: str | None = None
     """Heuristic whose moves the player's are compared with."""
+    adapter: Path | None = None
+    """With --policy: the adapter that played. Replies to prompts that it was trained on are told from the others."""
 
 
 @dataclass
@@ -49,47 +53,77 @@ def analyse(config: Analysis) -> str:
     """The tables, in Markdown. Raises InputError for logs that cannot be read and an unknown policy."""
     if config.policy is not None:
         check_policy(config.policy)
+    trained = None if config.adapter is None else _trained_prompts(config.adapter)
+    if trained is not None and config.policy is None:
+        raise InputError("--adapter: needs --policy, which says what the adapter should have replied")
     games = [game for path in config.games for game in read_log(path, check=True)]
     if not games:
         raise InputError(f"{config.games[0]}: holds no game")
-    parts = ["Where games were lost", _losses(games, config.policy)]
+    replies = [] if config.policy is None else list(_compared(games, config.policy))
+    parts = ["Where games were lost", _losses(games, replies, config.policy)]
+    if trained is not None:
+        parts += ["Prompts of the training, and others", _memory(replies, trained, str(config.policy))]
     if any(claims for _, episode in games for claims in episode.claims):
         parts += ["False claims, by their first word", _claims([episode for _, episode in games])]
     return "\n\n".join(parts)
 
 
-def _losses(games: Sequence[tuple[Header, Episode]], policy: str | None) -> str:
-    buckets = [_Bucket() for _ in LENGTH_BUCKETS]
+def _trained_prompts(directory: Path) -> TrainedPrompts:
+    style, hashes = read_metadata(directory)["style"], read_prompt_hashes(directory)
+    if hashes is None:
+        raise InputError(f"--adapter {directory}: did not keep which prompts it was trained on")
+    return TrainedPrompts(style, hashes)
+
+
+def _compared(games: Sequence[tuple[Header, Episode]], policy: str) -> Iterator[tuple[State, bool]]:
+    """For every reply: (the state as it was shown, whether the first move is another than the policy's)."""
     for header, episode in games:
-        _count(header, episode, policy, buckets)
+        states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
+        for at, reply in zip(episode.asked_after, episode.replies, strict=False):
+            shown = transform_state(states[at], header.symmetry)
+            moves = parse_moves(reply)
+            yield shown, not moves or moves[0] is not POLICIES[policy](shown)
+
+
+def _losses(games: Sequence[tuple[Header, Episode]], replies: Sequence[tuple[State, bool]], policy: str | None) -> str:
+    buckets = [_Bucket() for _ in LENGTH_BUCKETS]
+    for _, episode in games:
+        _count(episode, buckets)
+    for shown, is_other in replies:
+        bucket = buckets[length_bucket(len(shown.body))]
+        bucket.replies += 1
+        bucket.other_moves += is_other
     head = ["snake length", "games", "moves", *(loss.replace("_", " ") for loss in LOSSES), "lost per 1,000 moves"]
     rows = [[*head, *([f"replies against {policy}"] if policy else [])]]
     for name, bucket in zip(LENGTH_BUCKETS, buckets, strict=True):
-        lost = bucket.losses.total()
-        interval = wilson_interval(lost, bucket.moves)
-        hazard = "-" if interval is None else f"{1000 * lost / bucket.moves:.2f} [{_thousandths(interval)}]"
         against = [f"{bucket.other_moves:,} of {bucket.replies:,}"] if policy else []
         told = [str(bucket.losses[loss]) for loss in LOSSES]
+        hazard = _per_thousand(bucket.losses.total(), bucket.moves)
         rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *told, hazard, *against])
     return _table(rows)
 
 
-def _count(header: Header, episode: Episode, policy: str | None, buckets: Sequence[_Bucket]) -> None:
+def _count(episode: Episode, buckets: Sequence[_Bucket]) -> None:
     """Add one game to the buckets."""
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
     for low, bucket in zip(LENGTH_EDGES, buckets, strict=True):
         bucket.games += episode.score + 1 > low
     for before in states[:-1]:
         buckets[length_bucket(len(before.body))].moves += 1
-    for at, reply in zip(episode.asked_after, episode.replies, strict=False):
-        bucket = buckets[length_bucket(len(states[at].body))]
-        bucket.replies += 1
-        if policy is not None:
-            shown = transform_state(states[at], header.symmetry)
-            moves = parse_moves(reply)
-            bucket.other_moves += not moves or moves[0] is not POLICIES[policy](shown)
     if episode.end in LOSSES:
         buckets[length_bucket(episode.score + 1)].losses[episode.end] += 1
+
+
+def _memory(replies: Sequence[tuple[State, bool]], trained: TrainedPrompts, policy: str) -> str:
+    """Is it right only where it has been before?"""
+    rows = [["prompt", "replies", f"against {policy}", "per 1,000"]]
+    by_memory: dict[bool, list[bool]] = {True: [], False: []}
+    for shown, is_other in replies:
+        by_memory[trained.hold(shown)].append(is_other)
+    for is_trained, others in by_memory.items():
+        name = "trained on" if is_trained else "not trained on"
+        rows.append([name, f"{len(others):,}", f"{sum(others):,}", _per_thousand(sum(others), len(others))])
+    return _table(rows)
 
 
 def _claims(episodes: Sequence[Episode]) -> str:
@@ -123,8 +157,12 @@ def _kind(text: str) -> str:
     return (re.match(r"[^\d:\[({=]+?(?= [UDLR]\b| [UDLR]\d|[\d:\[({=]|$)", text) or [text])[0].strip(" '")
 
 
-def _thousandths(interval: tuple[float, float]) -> str:
-    return f"{1000 * interval[0]:.2f}, {1000 * interval[1]:.2f}"
+def _per_thousand(number: int, trials: int) -> str:
+    """With Wilson's interval."""
+    interval = wilson_interval(number, trials)
+    if interval is None:
+        return "-"
+    return f"{1000 * number / trials:.2f} [{1000 * interval[0]:.2f}, {1000 * interval[1]:.2f}]"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

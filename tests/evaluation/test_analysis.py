@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from launcher import analyse as program
+from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation import analysis
 from snake_dist.evaluation.analysis import LOSSES, Analysis, analyse
 from snake_dist.evaluation.episodes import play_games
-from snake_dist.evaluation.game_log import GameLog, Header
+from snake_dist.evaluation.game_log import GameLog, Header, replay
 from snake_dist.evaluation.player import HeuristicPlayer
+from snake_dist.evaluation.state_bank import TrainedPrompts
+from snake_dist.game.text import render_prompt
 from snake_dist.heuristics.policies import POLICIES
 
 
@@ -59,6 +65,20 @@ def test_another_policy_disagrees(tmp_path):
     assert whole(rows[0]["replies against random-legal"].split()[0]) > 0
 
 
+def test_prompts_of_the_training_are_told_from_others(tmp_path):
+    [episode] = logged(tmp_path / "games.jsonl", HeuristicPlayer(POLICIES["greedy"]), range(1))
+    states = list(replay(5, "classic", episode.seed, episode.moves))[: episode.num_replies]
+    known = [hash_prompt(render_prompt(state, "compact")) for state in states[:3]]
+    trained = TrainedPrompts("compact", np.unique(np.array(known, np.uint64)))
+    games = [(Header("adapter", "model", "x", 5, "classic", 0, 0), episode)]
+    replies = list(analysis._compared(games, "random-legal"))
+    on, off = rows_of(analysis._memory(replies, trained, "random-legal"))
+    assert (on["prompt"], whole(on["replies"])) == ("trained on", 3)
+    assert whole(off["replies"]) == episode.num_replies - 3
+    others = [move != POLICIES["random-legal"](state).value for move, state in zip(episode.moves, states, strict=True)]
+    assert [whole(row["against random-legal"]) for row in (on, off)] == [sum(others[:3]), sum(others[3:])]
+
+
 def test_false_claims_are_counted_by_kind(tmp_path):
     episodes = logged(tmp_path / "games.jsonl", Liar())
     num_replies = sum(episode.num_replies for episode in episodes)
@@ -89,7 +109,10 @@ def test_the_command(tmp_path, capsys):
     assert "False claims" not in printed
 
 
-@pytest.mark.parametrize(("flags", "named"), [({"policy": "nobody"}, "nobody"), ({}, "no game")])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [({"policy": "nobody"}, "nobody"), ({}, "no game"), ({"adapter": Path("none")}, "adapter 'none': no readable")],
+)
 def test_bad_input(tmp_path, flags, named):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match=named):
