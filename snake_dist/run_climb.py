@@ -151,22 +151,26 @@ def _correct_steps(
 
 
 def write_results(steps: list[Step], output: Path) -> str:
-    """`climb.json` and `climb.md`: the base model and every judged stage; returns the table."""
-    stages, players = [], {}
-    for directory in dict.fromkeys(step.stage for step in steps):
-        run, report = directory / "run/summary.json", directory / "report/report.json"
-        if run.is_file() and report.is_file():
-            players = json.loads(report.read_text())["players"]
-            stages.append(_trained(directory.name, json.loads(run.read_text())) | _played(players["adapter"]))
-    base = _played(players["base"]) if stages else None
-    write_json_atomically(output / "climb.json", {"base": base, "stages": stages})
+    """`climb.json` and `climb.md`: every judged stage after the base model on the same board; returns the table."""
+    stages = []
     rows = [
-        "| stage | trained share | training tokens | minutes of training | held-out loss | games | apples per game "
-        "| boards filled | steps per apple | steps to fill | legal moves |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        *([_row(["base", *"----"], base)] if base else []),
-        *(_row(_training_cells(stage), stage) for stage in stages),
+        "| stage | trained share | training tokens | minutes of training | held-out loss | board | games "
+        "| apples per game | boards filled | steps per apple | steps to fill | legal moves |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    boards: set[str] = set()
+    for directory in dict.fromkeys(step.stage for step in steps):
+        trained, judged = directory / "run/summary.json", directory / "report/report.json"
+        if trained.is_file() and judged.is_file():
+            report = json.loads(judged.read_text())
+            board, players = "{grid_size}x{grid_size} {mode}".format(**report["settings"]), report["players"]
+            stage = _trained(directory.name, json.loads(trained.read_text()))
+            stages.append(stage | {"board": board, "base": _played(players["base"])} | _played(players["adapter"]))
+            if board not in boards:
+                rows.append(_row(["base", *"----", board], players["base"]))
+            boards.add(board)
+            rows.append(_row([*_training_cells(stage), board], players["adapter"]))
+    write_json_atomically(output / "climb.json", {"stages": stages})
     table = "\n".join(rows)
     write_text_atomically(output / "climb.md", table + "\n")
     return table

@@ -106,7 +106,8 @@ def test_a_climb_goes_on_where_it_stopped_and_ends_in_a_table(tmp_path: Path) ->
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["base", "1-short", "2-own-games"]
     written = json.loads((tmp_path / "out/climb.json").read_text())
     assert [stage["stage"] for stage in written["stages"]] == ["1-short", "2-own-games"]
-    assert written["base"]["games"] == 2
+    assert written["stages"][0]["base"]["games"] == 2
+    assert written["stages"][0]["board"] == "5x5 classic"
     corrections = json.loads((tmp_path / "out/2-own-games/corrections/summary.json").read_text())
     assert corrections["logs"][0]["games"] == 2
     before = adapter_tensors(tmp_path / "out/2-own-games/run")
