@@ -7,7 +7,7 @@ them, all or none; text in any other form makes no claim that is counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from re import Match
 
@@ -71,8 +71,8 @@ def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
 
 _MOVES = "Moves:"
 _ON_CYCLE = "at "
-_CHOICE = re.compile(r"(?<!\S)(so )?([UDLR])(\d+)(?=[ .]|$)")
-_STEP = re.compile(r" ([UDLR])(\d+)")
+_CHOICE = re.compile(r"(?<!\S)(?P<so>so )?(?P<move>[UDLR])(?P<to>\d+)(?=[ .]|$)")
+_STEP = re.compile(r" (?P<move>[UDLR])(?P<to>\d+)")
 _AT = re.compile(r"(?<!\S)(at|apple|tail|reach) (\d+)(?=[ .]|$)")
 _FOLLOW = re.compile(r"(?<!\S)follow(?=\.|$)")
 
@@ -90,32 +90,32 @@ def _cycle_claims(state: State, reply: str) -> Iterator[Claim]:
         yield Claim(*match.span(), slots.get(match[1]) == int(match[2]))
     for match in _FOLLOW.finditer(reply):
         yield Claim(*match.span(), view is not None and view.reach is None)
-    table, count = cycle_slots(state.grid_size, state.mode)
-    here: Cell | None = state.head
-    slot = table.get(state.head, 0)
-    for match in _CHOICE.finditer(reply, 0, reply.find(_MOVES) if _MOVES in reply else len(reply)):
-        there = destination(state, here, _BY_LETTER[match[2]]) if here is not None and table else None
-        to = slot if there is None else slot + (table[there] - slot) % count
-        yield Claim(*match.span(), there is not None and to == int(match[3]))
-        if match[1]:
+    moves = reply.find(_MOVES) if _MOVES in reply else len(reply)
+    yield from _cycle_walk(state, ((match, bool(match["so"])) for match in _CHOICE.finditer(reply, 0, moves)))
+    yield from _cycle_walk(state, ((match, True) for match in _STEP.finditer(reply, moves)))
+
+
+def _cycle_walk(state: State, told: Iterable[tuple[Match[str], bool]]) -> Iterator[Claim]:
+    """Of moves whether they lead to the slots named, from where the last one led that is said to be taken."""
+    slots, count = cycle_slots(state.grid_size, state.mode)
+    here: Cell | None = state.head if slots else None
+    slot = slots.get(state.head, 0)
+    for match, is_taken in told:
+        there = None if here is None else destination(state, here, _BY_LETTER[match["move"]])
+        to = slot if there is None else slot + (slots[there] - slot) % count
+        yield Claim(*match.span(), there is not None and to == int(match["to"]))
+        if is_taken:
             here, slot = there, to
 
 
 def _path_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`Moves: R58 U73`: where each move leads, a cell, or a slot counted on from the head's in the cycle style."""
-    slots, count = cycle_slots(state.grid_size, state.mode)
-    on_cycle = reply.startswith(_ON_CYCLE)
+    """`Moves: R58 U73`: the cell that each move leads to."""
+    if reply.startswith(_ON_CYCLE):
+        return
     here: Cell | None = state.head
-    slot = slots.get(state.head, 0)
     for match in _STEP.finditer(reply, reply.find(_MOVES) if _MOVES in reply else len(reply)):
-        here = destination(state, here, _BY_LETTER[match[1]]) if here is not None else None
-        if here is None:
-            yield Claim(*match.span(), False)
-        elif on_cycle and slots:
-            slot += (slots[here] - slot) % count
-            yield Claim(*match.span(), slot == int(match[2]))
-        else:
-            yield Claim(*match.span(), format_cell(here, state.grid_size) == match[2])
+        here = None if here is None else destination(state, here, _BY_LETTER[match["move"]])
+        yield Claim(*match.span(), here is not None and format_cell(here, state.grid_size) == match["to"])
 
 
 def _valid_moves(state: State, match: Match[str], _: str) -> bool:
