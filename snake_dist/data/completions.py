@@ -11,11 +11,12 @@ move   `Move: UP`
 facts  compact without the legal moves: `U37 D35 L26 R46 body. apple R -. Move: UP`
 path   compact with the teacher's moves to the apple, `MAX_MOVES` at most, and the cells they lead to:
        `U37 D35 L26 R46 body. ok U D L. apple R -. Moves: R46 R56`
-cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail, and either the last slot that shortcuts may lead
-       to, and for each of up to `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the first beyond reach,
-       and which is taken: the farthest within; or `follow`, and up to `MAX_MOVES` moves slot by slot:
-       `at 23 apple 72 tail 121 reach 72. D24 R26 L116 so R26. ... Moves: R R`
-       `at 00 apple 19 tail 41 follow. Moves: U01 U02 U03`
+cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail. With shortcuts: those of apple and tail once more,
+       counted on from the head's, as all that follow are; the last slot that shortcuts may lead to; for each of up to
+       `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the first beyond reach, and which is taken:
+       the farthest within. Without: `follow`, and up to `MAX_MOVES` moves and their slots:
+       `at 23 apple 72 072 tail 21 121 reach 072. D024 R026 L116 so R026. ... Moves: R R`
+       `at 98 apple 19 tail 41 follow. Moves: U99 U00 U01`
 
 Words used here. *Valid* moves are the legal ones: the tail's cell may be entered. A cell is *free* if no
 snake and no obstacle is on it; the apple's cell is free. *Free space* counts free cells in a straight line
@@ -171,19 +172,33 @@ def _cycle(state: State, move: Move) -> str:
     path = list(islice(shortcut_path(state), MAX_MOVES if view is None or view.reach is None else MAX_SHORTCUTS))
     if view is None or not path or path[0][0] is not move:
         raise ValueError(f"{move.value} does not follow the cycle: style cycle cannot teach it")
-    facts = f"at {view.head:02} apple {view.apple:02} tail {view.tail:02}"
+    _, count = cycle_slots(state.grid_size, state.mode)
+    own = len(str(count - 1))
+    at, apple, tail = (f"{slot % count:0{own}}" for slot in (view.head, view.apple, view.tail))
     if view.reach is None:
-        return f"{facts} follow. Moves: {' '.join(f'{taken.value[0]}{slot:02}' for taken, slot in path)}"
+        walked = " ".join(f"{taken.value[0]}{slot % count:0{own}}" for taken, slot in path)
+        return f"at {at} apple {apple} tail {tail} follow. Moves: {walked}"
+    facts = f"at {at} apple {apple} {_counted_on(state, view.apple)} tail {tail} {_counted_on(state, view.tail)}"
     moves = " ".join(taken.value[0] for taken, _ in path)
-    return f"{facts} reach {view.reach:02}. {_choices(state, view, path)} Moves: {moves}"
+    return f"{facts} reach {_counted_on(state, view.reach)}. {_choices(state, view, path)} Moves: {moves}"
+
+
+def _counted_on(state: State, slot: int) -> str:
+    """With as many digits as any other of this board: numbers of different length are hard to compare.
+
+    Written as short as can be, a model took 14 for within a reach of 8; with two digits at least, 110 for within 46. It
+    also has to see the slots that it compares: most of its false claims were a round too few for an apple close behind
+    the head, before the apple's own slot was written down.
+    """
+    _, count = cycle_slots(state.grid_size, state.mode)
+    return str(slot).zfill(len(str(2 * count - 1)))
 
 
 def _choices(state: State, view: CycleView, path: list[tuple[Move, int]]) -> str:
-    """`D24 R26 L116 so R26.` for each move of the path: where moves lead, nearest first, and the one taken.
+    """`D024 R026 L116 so R026.` for each move of the path: where moves lead, nearest first, and the one taken.
 
     The first slot beyond reach ends the list. Without the list the model would have to compare slots with the reach
-    that it has not written down; with all four it would write a third more. Slots have two digits at least: a model
-    that had learned on single ones took 14 for within a reach of 8, and died of it.
+    that it has not written down; with all four it would write a third more.
     """
     slots, count = cycle_slots(state.grid_size, state.mode)
     cell, here, reach = state.head, view.head, view.reach or 0
@@ -191,8 +206,8 @@ def _choices(state: State, view: CycleView, path: list[tuple[Move, int]]) -> str
     for taken, slot in path:
         led = sorted((here + (slots[there] - here) % count, move.value[0]) for move, there in state.neighbors[cell])
         within = sum(to <= reach for to, _ in led)
-        listed = " ".join(f"{letter}{to:02}" for to, letter in led[: within + 1])
-        told.append(f"{listed} so {taken.value[0]}{slot:02}.")
+        listed = " ".join(letter + _counted_on(state, to) for to, letter in led[: within + 1])
+        told.append(f"{listed} so {taken.value[0]}{_counted_on(state, slot)}.")
         cell, here = dict(state.neighbors[cell])[taken], slot
     return " ".join(told)
 

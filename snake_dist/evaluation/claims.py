@@ -22,7 +22,7 @@ from snake_dist.data.completions import (
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves
 from snake_dist.game.text import format_cell, parse_reply
-from snake_dist.heuristics.hamiltonian import cycle_slots, view_cycle
+from snake_dist.heuristics.hamiltonian import CycleView, cycle_slots, view_cycle
 from snake_dist.heuristics.policies import apple_distance
 from snake_dist.heuristics.search import tail_distances
 
@@ -73,26 +73,35 @@ _MOVES = "Moves:"
 _ON_CYCLE = "at "
 _CHOICE = re.compile(r"(?<!\S)(?P<so>so )?(?P<move>[UDLR])(?P<to>\d+)(?=[ .]|$)")
 _STEP = re.compile(r" (?P<move>[UDLR])(?P<to>\d+)")
-_AT = re.compile(r"(?<!\S)(at|apple|tail|reach) (\d+)(?=[ .]|$)")
+_AT = re.compile(r"(?<!\S)(at|apple|tail|reach) (\d+)(?: (\d+))?(?=[ .]|$)")
 _FOLLOW = re.compile(r"(?<!\S)follow(?=\.|$)")
 
 
 def _cycle_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`at 23 apple 72 tail 121 reach 72. D24 R26 so R26.`: one claim each; slots are counted on from the head's.
+    """`at 23 apple 72 072 tail 21 121 reach 072. D024 R026 so R026.`: one claim each.
 
+    A second number is the slot counted on from the head's, as are the reach and the slots of moves before `Moves:`.
     What is said of places is not true of a snake off the cycle.
     """
     if not reply.startswith(_ON_CYCLE):
         return
     view = view_cycle(state)
-    slots = {"at": view.head, "apple": view.apple, "tail": view.tail, "reach": view.reach} if view else {}
+    _, count = cycle_slots(state.grid_size, state.mode)
     for match in _AT.finditer(reply):
-        yield Claim(*match.span(), slots.get(match[1]) == int(match[2]))
+        yield Claim(*match.span(), view is not None and _is_there(view, count, match))
     for match in _FOLLOW.finditer(reply):
         yield Claim(*match.span(), view is not None and view.reach is None)
     moves = reply.find(_MOVES) if _MOVES in reply else len(reply)
     yield from _cycle_walk(state, ((match, bool(match["so"])) for match in _CHOICE.finditer(reply, 0, moves)))
     yield from _cycle_walk(state, ((match, True) for match in _STEP.finditer(reply, moves)))
+
+
+def _is_there(view: CycleView, count: int, match: Match[str]) -> bool:
+    name, slot, counted_on = match[1], int(match[2]), match[3]
+    if name == "reach":
+        return counted_on is None and slot == view.reach
+    expected = {"at": view.head, "apple": view.apple, "tail": view.tail}[name]
+    return slot == expected % count and (counted_on is None or int(counted_on) == expected)
 
 
 def _cycle_walk(state: State, told: Iterable[tuple[Match[str], bool]]) -> Iterator[Claim]:
@@ -103,7 +112,8 @@ def _cycle_walk(state: State, told: Iterable[tuple[Match[str], bool]]) -> Iterat
     for match, is_taken in told:
         there = None if here is None else destination(state, here, _BY_LETTER[match["move"]])
         to = slot if there is None else slot + (slots[there] - slot) % count
-        yield Claim(*match.span(), there is not None and to == int(match["to"]))
+        expected = to if match.re is _CHOICE else to % count
+        yield Claim(*match.span(), there is not None and int(match["to"]) == expected)
         if is_taken:
             here, slot = there, to
 

@@ -15,6 +15,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, Cell, End, Move, State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.text import STYLES, parse_moves, parse_reply, render_prompt
+from snake_dist.heuristics.hamiltonian import cycle_slots
 from snake_dist.heuristics.policies import POLICIES
 
 DELTAS = {"UP": (0, 1), "RIGHT": (1, 0), "DOWN": (0, -1), "LEFT": (-1, 0)}
@@ -202,25 +203,36 @@ def test_cycle_completions_walk_to_the_apple_in_the_cycles_order(grid_size: int,
     num_jumps = num_followed = 0
     while state.end is None:
         text = render_completion(state, POLICIES["hamiltonian-shortcuts"](state), "cycle", "hamiltonian-shortcuts")
-        form = r"at (\d+) apple (\d+) tail (\d+) (?:reach (\d+)\. ((?:[A-Z0-9 ]+ so \w+\. )+)|follow\. )Moves: (.*)"
+        form = (
+            r"at (\d+) apple (\d+)(?: (\d+))? tail (\d+)(?: (\d+))? "
+            r"(?:reach (\d+)\. ((?:[A-Z0-9 ]+ so \w+\. )+)|follow\. )Moves: (.*)"
+        )
         match = re.fullmatch(form, text)
         assert match, text
         moves = parse_moves(text)
         assert moves
-        slots, reach = [int(match[1])], int(match[4] or 0)
-        for word in (match[6] if match[4] is None else " ".join(re.findall(r"so (\w+)", match[5]))).split():
-            slots.append(int(word[1:]))
-        for told, (here, to) in zip((match[5] or "").split(". ")[:-1], pairwise(slots), strict=False):
+        at, apple, tail = (int(match[i]) for i in (1, 2, 4))
+        count = cycle_slots(grid_size, mode)[1]
+        reach, takes_shortcuts = int(match[6] or 0), match[6] is not None
+        slots = [at]
+        for word in re.findall(r"so (\w+)", match[7]) if takes_shortcuts else match[8].split():
+            slots.append(int(word[1:]) if takes_shortcuts else slots[-1] + (int(word[1:]) - slots[-1]) % count)
+        if takes_shortcuts:
+            assert (int(match[3]), int(match[5])) == (apple + (apple <= at) * count, tail + (tail <= at) * count)
+            assert len({len(word) for word in re.findall(r"\d+", text.partition("tail ")[2].partition(" ")[2])}) == 1
+        else:
+            assert match[3] is match[5] is None
+        for told, (here, to) in zip((match[7] or "").split(". ")[:-1], pairwise(slots), strict=False):
             led = [(int(word[1:]), word[0]) for word in told.split(" so ")[0].split()]
             assert led == sorted(led)
             within = [each for each in led if each[0] <= max(reach, here + 1)]
             assert within[-1][0] == to, "the farthest within reach"
-        assert len(moves) == len(slots) - 1 <= (4 if match[4] else 16)
+        assert len(moves) == len(slots) - 1 <= (4 if takes_shortcuts else 16)
         assert sorted(set(slots)) == slots, "slots rise"
-        assert slots[-1] <= int(match[2])
+        assert slots[-1] <= at + ((apple - at) % count or count)
         jumps = [b for a, b in pairwise(slots) if b > a + 1]
         assert all(slot <= reach for slot in jumps)
-        num_jumps, num_followed = num_jumps + len(jumps), num_followed + (match[4] is None)
+        num_jumps, num_followed = num_jumps + len(jumps), num_followed + (not takes_shortcuts)
         score = state.score
         for move in moves:
             assert state.end is None

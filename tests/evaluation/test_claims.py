@@ -68,6 +68,8 @@ FALSE = [
     ("short", "BFS: No path to apple", "No path to apple"),
     ("path", "ok U. Moves: L99", " L99"),
     ("cycle", "at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
+    ("cycle", "at 1 apple 99 099 tail 4.", "apple 99 099"),
+    ("cycle", "at 1 apple 3 103 tail 004 104 reach 3. Moves: U9", "tail 004 104"),
     ("cycle", "at 1 follow. Moves: U999", " U999"),
     ("cycle", "at 1 reach 9. U999 so U999. Moves: U", "so U999"),
 ]
