@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from snake_dist.checkpoint.adapter import read_metadata, read_prompt_hashes
 from snake_dist.data.symmetry import transform_state
 from snake_dist.errors import InputError
 from snake_dist.evaluation.claims import Claim
 from snake_dist.evaluation.episodes import Episode
 from snake_dist.evaluation.game_log import Header, read_log, replay
 from snake_dist.evaluation.play_metrics import LENGTH_BUCKETS, LENGTH_EDGES, length_bucket
+from snake_dist.evaluation.players import adapter_prompts
 from snake_dist.evaluation.state_bank import TrainedPrompts
 from snake_dist.evaluation.statistics import wilson_interval
 from snake_dist.game.board import End, State
@@ -53,7 +53,9 @@ def analyse(config: Analysis) -> str:
     """The tables, in Markdown. Raises InputError for logs that cannot be read and an unknown policy."""
     if config.policy is not None:
         check_policy(config.policy)
-    trained = None if config.adapter is None else _trained_prompts(config.adapter)
+    trained = None if config.adapter is None else adapter_prompts(config.adapter)
+    if config.adapter is not None and trained is None:
+        raise InputError(f"--adapter {config.adapter}: did not keep which prompts it was trained on")
     if trained is not None and config.policy is None:
         raise InputError("--adapter: needs --policy, which says what the adapter should have replied")
     games = [game for path in config.games for game in read_log(path, check=True)]
@@ -66,13 +68,6 @@ def analyse(config: Analysis) -> str:
     if any(claims for _, episode in games for claims in episode.claims):
         parts += ["False claims, by their first word", _claims([episode for _, episode in games])]
     return "\n\n".join(parts)
-
-
-def _trained_prompts(directory: Path) -> TrainedPrompts:
-    style, hashes = read_metadata(directory)["style"], read_prompt_hashes(directory)
-    if hashes is None:
-        raise InputError(f"--adapter {directory}: did not keep which prompts it was trained on")
-    return TrainedPrompts(style, hashes)
 
 
 def _compared(games: Sequence[tuple[Header, Episode]], policy: str) -> Iterator[tuple[State, bool]]:

@@ -118,9 +118,14 @@ def trained_prompts(names: Sequence[str]) -> dict[str, TrainedPrompts | None]:
     directories = [Path(word) for word in _adapter_words(list(names))]
     found: dict[str, TrainedPrompts | None] = {}
     for label, directory in zip(_labels(directories), directories, strict=True):
-        hashes = read_prompt_hashes(directory)
-        found[label] = None if hashes is None else TrainedPrompts(read_metadata(directory)["style"], hashes)
+        found[label] = adapter_prompts(directory)
     return found
+
+
+def adapter_prompts(directory: Path) -> TrainedPrompts | None:
+    """What a saved adapter was trained on; None if it did not keep that. Raises InputError if it is no adapter."""
+    style, hashes = read_metadata(directory)["style"], read_prompt_hashes(directory)
+    return None if hashes is None else TrainedPrompts(style, hashes)
 
 
 def mode_entrants(
