@@ -1,6 +1,6 @@
 """Train in stages, each going on from the last adapter, on generated and corrected games, and judge each by playing.
 
-python launcher/climb.py --recipe recipes/fill-10x10.yaml --output runs/fill
+python launcher/climb.py --recipe launcher/recipes/climb/fill-10x10.yaml --output runs/fill-10x10
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 import sys
 
+from snake_dist.climb_results import write_results
 from snake_dist.cluster.local import run_all
-from snake_dist.run_climb import Climb, read_climb, write_results
+from snake_dist.run_climb import Climb, read_climb
 from snake_dist.run_config import parse_dataclass, run_launcher
 
 

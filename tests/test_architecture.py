@@ -36,6 +36,7 @@ COMPOSERS = {
     "run_ablation",
     "run_correction",
     "run_climb",
+    "climb_results",
 }
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "scipy", "wandb")
 

@@ -64,6 +64,14 @@ def test_a_stage_may_leave_earlier_data_out(tmp_path: Path) -> None:
     ]
 
 
+def test_stages_from_the_base_model_compare_data_of_several_styles(tmp_path: Path) -> None:
+    stages = "stages: [{name: a, generate: {games: 2}}, {name: b, from-base: true, generate: {games: 2, style: move}}]"
+    steps = read_climb(Climb(recipe(tmp_path, stages), tmp_path / "out"))
+    trainings = [step.command for step in steps if "launcher/train.py" in step.command]
+    assert len(trainings) == 2
+    assert not any("--init-adapter" in command for command in trainings)
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
@@ -71,11 +79,12 @@ def test_a_stage_may_leave_earlier_data_out(tmp_path: Path) -> None:
         ("stages: [{name: A b}]", "stage 1: name 'A b': small letters"),
         ("stages: [{name: a}]", "stage 1: there is nothing to train on"),
         ("stages: [{name: a, generate: {policy: perfect}}]", "stage 1: generate: unknown policy 'perfect'"),
-        ("stages: [{name: a, correct: {games: 3}}]", "stage 1: correct: the first stage has no adapter"),
+        ("stages: [{name: a, correct: {games: 3}}]", "stage 1: correct: there is no adapter yet"),
         ("stages: [{name: a, generate: {games: 2, output: x}}]", "stage 1: generate: output is set by the climb"),
         ("stages: [{name: a, generate: {games: 2}, train: {rank: 0}}]", "stage 1: train: --rank 0: at least 1"),
         ("stages: [{name: a, generate: {games: 2}, play: {games: many}}]", "stage 1: play: .*many"),
         ("stages: [{name: a, generate: {games: 2}, tune: {}}]", "stage 1: unknown key 'tune'"),
+        (STAGES.replace("- name: own", "- from-base: true\n  name: own"), "stage 2: correct: there is no adapter yet"),
         (STAGES.replace("own-games", "short"), "stage 2: name 'short'"),
         (STAGES.replace("agreement-rate: 1", "agreement-rate: 7"), "stage 2: correct: --agreement-rate 7"),
         ("stages: [{name: a, generate: {games: 2}, earlier-data: no}]", "stage 1: earlier-data is 'no': true or false"),

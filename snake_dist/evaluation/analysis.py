@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from snake_dist.data.symmetry import transform_state
@@ -100,11 +101,10 @@ def _losses(games: Sequence[tuple[Header, Episode]], replies: Sequence[tuple[Sta
 
 def _count(episode: Episode, buckets: Sequence[_Bucket]) -> None:
     """Add one game to the buckets."""
-    states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
     for low, bucket in zip(LENGTH_EDGES, buckets, strict=True):
         bucket.games += episode.score + 1 > low
-    for before in states[:-1]:
-        buckets[length_bucket(len(before.body))].moves += 1
+    for length, (begin, end) in enumerate(pairwise((0, *episode.eaten_at, len(episode.moves))), start=1):
+        buckets[length_bucket(length)].moves += end - begin
     if episode.end in LOSSES:
         buckets[length_bucket(episode.score + 1)].losses[episode.end] += 1
 

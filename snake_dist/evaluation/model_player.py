@@ -62,8 +62,6 @@ class ModelPlayer:
         return [answer.text for answer in self.answers(states)]
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
-        if not self._has_slots:
-            return self._padded_answers(states)
         answers: dict[int, Answer] = {}
         with self.conversation() as asked:
             for i, state in enumerate(states):
@@ -75,22 +73,15 @@ class ModelPlayer:
     @contextmanager
     def conversation(self) -> Iterator[Conversation]:
         """A reply that is finished makes room for the next question at once, where the model has slots."""
-        if not self._has_slots:
-            yield Rounds(self)
-            return
-        from snake_dist.evaluation.decoding import SlotDecoder
+        from snake_dist.evaluation.decoding import SlotDecoder, has_slots
 
         plain = _without_peft(self.model)
-        stops = stop_ids(plain, self.tokenizer)
         with answering(self.model, self.adapter):
-            yield _InSlots(self, SlotDecoder(plain, stops, self.max_new_tokens, self.batch_size))
-
-    @property
-    def _has_slots(self) -> bool:
-        from snake_dist.evaluation.decoding import has_slots
-
-        with answering(self.model, self.adapter):
-            return has_slots(_without_peft(self.model))
+            if has_slots(plain):
+                stops = stop_ids(plain, self.tokenizer)
+                yield _InSlots(self, SlotDecoder(plain, stops, self.max_new_tokens, self.batch_size))
+            else:
+                yield Rounds(self._padded_answers)
 
     def _padded_answers(self, states: Sequence[State]) -> list[Answer]:
         asked = [self.encode(state) for state in states]
@@ -98,13 +89,12 @@ class ModelPlayer:
         fitting.sort(key=lambda i: len(asked[i][1] or ()))  # neighbours of like length need little padding
         rows = min(self.batch_size, MAX_PADDED_ROWS)
         answers = [self.answer(shown, None) for shown, _ in asked]
-        with answering(self.model, self.adapter):
-            for start in range(0, len(fitting), rows):
-                batch = fitting[start : start + rows]
-                prompts = [asked[i][1] or [] for i in batch]
-                decoded = greedy_decode(self.model, self.tokenizer, prompts, self.max_new_tokens)
-                for i, ids in zip(batch, decoded, strict=True):
-                    answers[i] = self.answer(asked[i][0], ids)
+        for start in range(0, len(fitting), rows):
+            batch = fitting[start : start + rows]
+            prompts = [asked[i][1] or [] for i in batch]
+            decoded = greedy_decode(self.model, self.tokenizer, prompts, self.max_new_tokens)
+            for i, ids in zip(batch, decoded, strict=True):
+                answers[i] = self.answer(asked[i][0], ids)
         return answers
 
     def encode(self, state: State) -> tuple[str, list[int] | None]:

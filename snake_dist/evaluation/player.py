@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from snake_dist.game.board import Move, State
@@ -66,8 +67,9 @@ class ConversingPlayer(Player, Protocol):
 class Rounds:
     """A conversation with a player that answers all that it was asked at once."""
 
-    def __init__(self, player: Player) -> None:
-        self._player = player
+    def __init__(self, answers: Callable[[Sequence[State]], list[Answer]]) -> None:
+        """`answers`: one for each state, in order."""
+        self._answers = answers
         self._asked: dict[int, State] = {}
 
     def ask(self, game: int, state: State) -> None:
@@ -75,12 +77,14 @@ class Rounds:
 
     def answered(self) -> list[tuple[int, Answer]]:
         asked, self._asked = self._asked, {}
-        return list(zip(asked, answer_all(self._player, list(asked.values())), strict=True))
+        return list(zip(asked, self._answers(list(asked.values())), strict=True))
 
 
 def converse(player: Player) -> AbstractContextManager[Conversation]:
     """The player's own conversation, or one of rounds."""
-    return player.conversation() if isinstance(player, ConversingPlayer) else nullcontext(Rounds(player))
+    if isinstance(player, ConversingPlayer):
+        return player.conversation()
+    return nullcontext(Rounds(partial(answer_all, player)))
 
 
 def answer_all(player: Player, states: Sequence[State]) -> list[Answer]:

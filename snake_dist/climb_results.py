@@ -1,0 +1,79 @@
+"""What came out of a climb's stages: `climb.json`, and the table of `climb.md`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
+from snake_dist.run_climb import Step
+
+HEAD = (
+    "| stage | trained share | training tokens | minutes of training | held-out loss | board | games "
+    "| apples per game | boards filled | steps per apple | steps to fill | legal moves |"
+)
+_PLAYED = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple", "steps_to_fill")
+
+
+def write_results(steps: Sequence[Step], output: Path) -> str:
+    """Write both files, with every judged stage; returns the table: each stage, after the base model on its board."""
+    stages = list(_judged(steps))
+    write_json_atomically(output / "climb.json", {"stages": stages})
+    rows = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
+    boards: set[str] = set()
+    for stage in stages:
+        board = stage["board"]
+        if board not in boards:
+            rows.append(_row(["base", *"----", board], stage["base"]))
+        boards.add(board)
+        share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{stage['train_tokens']:,}"
+        minutes, loss = f"{stage['seconds'] / 60:.0f}", f"{stage['held_out_loss']:.4f}"
+        rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], stage))
+    table = "\n".join(rows)
+    write_text_atomically(output / "climb.md", table + "\n")
+    return table
+
+
+def _judged(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
+    """What summary.json and report.json say of each stage that has both."""
+    for directory in dict.fromkeys(step.stage for step in steps):
+        trained, judged = directory / "run/summary.json", directory / "report/report.json"
+        if trained.is_file() and judged.is_file():
+            summary, report = json.loads(trained.read_text()), json.loads(judged.read_text())
+            base, adapter = ({name: report["players"][who][name] for name in _PLAYED} for who in ("base", "adapter"))
+            yield {
+                "stage": directory.name,
+                "train_tokens": summary["training"]["num_tokens"],
+                "seconds": summary["training"]["seconds"],
+                "ranks": summary["world_size"],
+                "trainable_share": summary["parameters"]["trainable_share"],
+                "held_out_loss": summary["training"]["eval/loss"],
+                "adapter": summary["adapter_dir"],
+                "board": "{grid_size}x{grid_size} {mode}".format(**report["settings"]),
+                "base": base,
+                **adapter,
+            }
+
+
+def _row(training: Sequence[str], played: Mapping[str, Any]) -> str:
+    cells = [
+        *training,
+        str(played["games"]),
+        _interval(played["apples"], 1),
+        _interval(played["fill_rate"], 1, 100) + " %",
+        "-" if played["steps_per_apple"] is None else f"{played['steps_per_apple']:.1f}",
+        _interval(played["steps_to_fill"], 0),
+        _interval(played["legal_move_rate"], 2, 100) + " %",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(value: Mapping[str, Any], digits: int, scale: float = 1) -> str:
+    """`89.7 [83.8, 93.8]`; `-` for what no game could say."""
+    number = value["mean"] if "mean" in value else value["value"]
+    if number is None:
+        return "-"
+    bounds = value["ci95"] and " [{:,.{d}f}, {:,.{d}f}]".format(*(scale * end for end in value["ci95"]), d=digits)
+    return f"{scale * number:,.{digits}f}{bounds or ''}"
