@@ -2,8 +2,8 @@
 
 A model that learned from a teacher's games alone has never seen what its own mistakes lead to. Here its logged games
 of training seeds are walked again, and each position it was asked about may become a line that teaches the teacher's
-answer: always where the two differ, where the player said something false and shortly before a death, elsewhere at a
-rate.
+answer: always where the two differ, where the player said something false, shortly before a death and where the
+teacher leaves an apple beside the head alone, elsewhere at a rate.
 """
 
 from __future__ import annotations
@@ -174,5 +174,7 @@ def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> It
             yield _Position(state, completion, "false_claim")
         elif i >= dangerous:
             yield _Position(state, completion, "before_death")
+        elif any(there == state.apple and move.value != taught[0] for move, there in state.neighbors[state.head]):
+            yield _Position(state, completion, "temptation")
         elif drawn:
             yield _Position(state, completion, "drawn")

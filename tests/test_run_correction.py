@@ -17,7 +17,7 @@ from snake_dist.errors import InputError
 from snake_dist.evaluation.episodes import game_seeds
 from snake_dist.evaluation.game_log import read_log, replay
 from snake_dist.evaluation.judge import Games
-from snake_dist.game.board import State
+from snake_dist.game.board import State, destination
 from snake_dist.game.rules import legal_moves
 from snake_dist.game.text import parse_moves, render_prompt
 from snake_dist.heuristics.hamiltonian import view_cycle
@@ -77,11 +77,18 @@ def test_lines_teach_what_the_teacher_says_where_the_player_was(tmp_path: Path, 
         assert line["snake_length"] == len(state.body)
         # A disagreement is the seventh move or the last reply: the pupil says what the teacher says elsewhere.
         differs, lies = line["step"] % 7 == 6 or len(state.body) == 9, line["step"] % 5 == 4
-        assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else "before_death")
+        assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else line["reason"])
+        if line["reason"] == "temptation":
+            taught = destination(state, state.head, POLICIES[policy](state))
+            assert state.apple in dict(state.neighbors[state.head]).values()
+            assert taught != state.apple
+        else:
+            assert line["reason"] in ("disagreement", "false_claim", "before_death")
     reasons = Counter(line["reason"] for line in lines)
     assert reasons["disagreement"] >= len(games)
     assert reasons["false_claim"] >= len(games)
     assert 0 < reasons["before_death"] <= len(games)
+    assert (reasons["temptation"] > 0) == (style == "cycle")  # bfs-safe takes each apple of these short snakes
     assert summary["lines"]["written"] == len(lines)
     assert summary["logs"][0]["players"] == ["weights 1"]
     assert summary["logs"][0]["games"] == 6
