@@ -72,6 +72,12 @@ def test_stages_from_the_base_model_compare_data_of_several_styles(tmp_path: Pat
     assert not any("--init-adapter" in command for command in trainings)
 
 
+@pytest.mark.parametrize("ready", sorted(Path("launcher/recipes/climb").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_that_come_with_the_repository_are_valid(tmp_path: Path, ready: Path) -> None:
+    steps = read_climb(Climb(ready, tmp_path / "out"))
+    assert [step.result.name for step in steps if "launcher/play.py" in step.command][-1] == "report.json"
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
