@@ -77,13 +77,11 @@ def test_lines_teach_what_the_teacher_says_where_the_player_was(tmp_path: Path, 
         assert line["snake_length"] == len(state.body)
         # A disagreement is the seventh move or the last reply: the pupil says what the teacher says elsewhere.
         differs, lies = line["step"] % 7 == 6 or len(state.body) == 9, line["step"] % 5 == 4
-        assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else line["reason"])
+        unforced = "before_death" if line["step"] in game.asked_after[-2:] else "temptation"
+        assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else unforced)
         if line["reason"] == "temptation":
-            taught = destination(state, state.head, POLICIES[policy](state))
             assert state.apple in dict(state.neighbors[state.head]).values()
-            assert taught != state.apple
-        else:
-            assert line["reason"] in ("disagreement", "false_claim", "before_death")
+            assert state.apple != destination(state, state.head, POLICIES[policy](state))
     reasons = Counter(line["reason"] for line in lines)
     assert reasons["disagreement"] >= len(games)
     assert reasons["false_claim"] >= len(games)
