@@ -33,7 +33,7 @@ from snake_dist.run_correction import Correction, check_correction
 FIRST_OWN_GAME = 500_000_000
 """Seeds from here on are those of the adapters' own training games, so many for each stage:"""
 OWN_GAMES = 1_000_000
-_KEYS = {"ranks", "train", "play", "stages"}
+_KEYS = {"ranks", "generate", "train", "play", "stages"}
 _STAGE_KEYS = {"name", "generate", "correct", "train", "play", "earlier-data", "from-base"}
 _OWNED = ("output", "output-dir", "resume", "data", "init-adapter", "player", "report", "games-log", "config")
 
@@ -78,12 +78,13 @@ class _Stage:
     start: list[str]
     """Begins a command that runs on the recipe's ranks."""
 
-    def generate(self) -> Iterator[Step]:
-        wanted = self.keys.get("generate", [])
+    def generate(self, common: Any) -> Iterator[Step]:
+        """`common`, here and below: the recipe's flags of the program for all stages."""
+        wanted, place = self.keys.get("generate", []), f"{self.place}: generate"
         for i, part in enumerate(wanted if isinstance(wanted, list) else [wanted], start=1):
             output = self.directory / f"data-{i}"
-            flags = _flags(part, f"{self.place}: generate")
-            with _named(f"{self.place}: generate"):
+            flags = _flags_over(common, part, place)
+            with _named(place):
                 check_generation(parse_dataclass(GenerationConfig, flags))
             command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
             yield Step(self.directory, output / "summary.json", command)
@@ -107,18 +108,19 @@ class _Stage:
         ]
 
     def train(self, common: Any, data: Sequence[Path], adapter: Path | None, ranks: int) -> Step:
-        """`common`: the recipe's flags for all stages."""
-        flags = [*self._flags_over(common, "train"), "--data", *map(str, data)]
+        place = f"{self.place}: train"
+        flags = [*_flags_over(common, self.keys.get("train"), place), "--data", *map(str, data)]
         flags += ["--init-adapter", str(adapter)] if adapter else []
         flags += ["--output-dir", str(self.directory / "run"), "--resume", "auto"]
-        with _named(f"{self.place}: train"):
+        with _named(place):
             check_run_flags(flags, ranks)
         return Step(self.directory, self.directory / "run/status.json", [*self.start, "launcher/train.py", *flags])
 
     def judge(self, common: Any, adapter: Path) -> Step:
-        flags = ["--player", "adapter", str(adapter), *self._flags_over(common, "play")]
+        place = f"{self.place}: play"
+        flags = ["--player", "adapter", str(adapter), *_flags_over(common, self.keys.get("play"), place)]
         flags += ["--report", str(self.directory / "report")]
-        with _named(f"{self.place}: play"):
+        with _named(place):
             parse_dataclass(Play, flags)
         return Step(self.directory, self.directory / "report/report.json", [*self.start, "launcher/play.py", *flags])
 
@@ -127,11 +129,6 @@ class _Stage:
         if value not in ("true", "false"):
             raise InputError(f"{self.place}: {key} is {value!r}: true or false")
         return bool(value == "true")
-
-    def _flags_over(self, common: Any, key: str) -> list[str]:
-        """The stage's flags of a program over those of all stages."""
-        place = f"{self.place}: {key}"
-        return _flags(dashed(common or {}, place) | dashed(self.keys.get(key) or {}, place), place)
 
 
 def read_climb(config: Climb) -> list[Step]:
@@ -146,7 +143,7 @@ def read_climb(config: Climb) -> list[Step]:
             data.clear()
         if stage.is_true("from-base", default="false"):
             adapter = None
-        written = list(stage.generate())
+        written = list(stage.generate(recipe.get("generate")))
         steps += written
         if "correct" in stage.keys:
             if adapter is None:
@@ -176,6 +173,11 @@ def _stages(recipe: Mapping[str, Any], config: Climb, start: list[str]) -> Itera
             raise InputError(f"{place}: name {name!r}: small letters, digits and -, another for each stage")
         names.add(name)
         yield _Stage(number, keys, place, config.output / f"{number}-{name}", start)
+
+
+def _flags_over(common: Any, own: Any, place: str) -> list[str]:
+    """A stage's own flags of a program over those of all stages."""
+    return _flags(dashed(common or {}, place) | dashed(own or {}, place), place)
 
 
 def _flags(value: Any, place: str) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,8 @@ from snake_dist.training.loop import TrainingConfig, check_training_config
 from snake_dist.training.wandb_log import WandbConfig
 
 Config = TypeVar("Config")
+WAIT_TO_BE_STOPPED_S = 20.0
+"""How long a rank whose fault another rank reports leaves the word to that one."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +151,24 @@ def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
 
 
 def run_launcher(main: Any) -> None:
-    """Run a launcher's `main(argv)`. An InputError becomes one line on rank 0 and its exit code on every rank."""
+    """Run a launcher's `main(argv)`. An InputError becomes one line and its exit code: rank 0 says it, and a RankError
+    the rank that has met it."""
     from snake_dist.cluster.world import world_from_environment
 
     try:
         main(sys.argv[1:])
     except InputError as problem:
-        is_said_here = True
+        speaks_first = True
         with contextlib.suppress(InputError):
-            is_said_here = world_from_environment().is_main
+            speaks_first = world_from_environment().is_main
         if isinstance(problem, RankError):
-            is_said_here = bool(str(problem))
-        if is_said_here:
+            speaks_first = bool(str(problem))
+        if not speaks_first:
+            # Trap: torchrun and deepspeed stop every rank as soon as one has failed, so a rank that left at once could
+            # silence the one that has the word. This one waits to be stopped, and speaks itself if nobody stops it.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(WAIT_TO_BE_STOPPED_S)
+        if str(problem):
             print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.publish import sha256_of
-from snake_dist.data.completions import render_completion
+from snake_dist.data.completions import declines_apple, render_completion
 from snake_dist.data.games import Sample, generator, is_drawn, write_json
 from snake_dist.data.generation import make_building_dir
 from snake_dist.errors import InputError
@@ -166,15 +166,15 @@ def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> It
             continue
         completion = render_completion(state, POLICIES[config.policy](state), config.style, config.policy)
         made = episode.moves[num_moves : num_moves + episode.moves_made[i]]
-        taught = [move.value for move in parse_moves(completion) or ()]
+        taught = parse_moves(completion) or ()
         drawn, rng = is_drawn(config.agreement_rate, rng)
-        if not made or list(made) != taught[: len(made)]:
+        if not made or list(made) != [move.value for move in taught[: len(made)]]:
             yield _Position(state, completion, "disagreement")
         elif not all(claim.true for claim in episode.claims[i]):
             yield _Position(state, completion, "false_claim")
         elif i >= dangerous:
             yield _Position(state, completion, "before_death")
-        elif any(there == state.apple and move.value != taught[0] for move, there in state.neighbors[state.head]):
-            yield _Position(state, completion, "temptation")
+        elif declines_apple(state, taught[0]):
+            yield _Position(state, completion, "declined_apple")
         elif drawn:
             yield _Position(state, completion, "drawn")

@@ -21,12 +21,13 @@ train: {{base-model: {model}, base-dtype: float32, rank: 4, dropout: 0.0, global
 play: {{games: 2, max-steps: 3, bank-states: 4, no-such: 1}}
 """.replace(", no-such: 1", "")
 STAGES = """
+generate: {policy: bfs-safe, grid-size: 5, games: 6}
 stages:
 - name: short
-  generate: {policy: bfs-safe, grid-size: 5, games: 6, max-snake-length: 4, max-lines-per-length: 3}
+  generate: {max-snake-length: 4, max-lines-per-length: 3}
 - name: own-games
   generate:
-  - {policy: bfs-safe, grid-size: 5, games: 3, seed: 50, max-lines-per-length: 2}
+  - {games: 3, seed: 50, max-lines-per-length: 2}
   correct: {games: 2, max-steps: 9, policy: bfs-safe, agreement-rate: 1}
   train: {max-steps: 3}
 """
@@ -51,6 +52,9 @@ def test_each_stage_trains_on_all_data_so_far_from_the_adapter_before(tmp_path: 
     assert second[at + 1 : at + 4] == [str(tmp_path / "out" / name) for name in made]
     assert (first[first.index("--max-steps") + 1], second[second.index("--max-steps") + 1]) == ("2", "3")
     assert "--nproc-per-node" in first
+    written = [step.command for step in steps if "launcher/generate_data.py" in step.command]
+    assert [command[command.index("--games") + 1] for command in written] == ["6", "3"]
+    assert all(command[command.index("--policy") + 1] == "bfs-safe" for command in written)
 
 
 def test_a_stage_may_leave_earlier_data_out(tmp_path: Path) -> None:
@@ -84,6 +88,7 @@ def test_the_recipes_that_come_with_the_repository_are_valid(tmp_path: Path, rea
         ("stages: []", "recipe.yaml: stages: a list of stages is expected"),
         ("stages: [{name: A b}]", "stage 1: name 'A b': small letters"),
         ("stages: [{name: a}]", "stage 1: there is nothing to train on"),
+        ("generate: {policy: x}\nstages: [{name: a, generate: {}}]", "stage 1: generate: unknown policy 'x'"),
         ("stages: [{name: a, generate: {policy: perfect}}]", "stage 1: generate: unknown policy 'perfect'"),
         ("stages: [{name: a, correct: {games: 3}}]", "stage 1: correct: there is no adapter yet"),
         ("stages: [{name: a, generate: {games: 2, output: x}}]", "stage 1: generate: output is set by the climb"),

@@ -77,16 +77,16 @@ def test_lines_teach_what_the_teacher_says_where_the_player_was(tmp_path: Path, 
         assert line["snake_length"] == len(state.body)
         # A disagreement is the seventh move or the last reply: the pupil says what the teacher says elsewhere.
         differs, lies = line["step"] % 7 == 6 or len(state.body) == 9, line["step"] % 5 == 4
-        unforced = "before_death" if line["step"] in game.asked_after[-2:] else "temptation"
+        unforced = "before_death" if line["step"] in game.asked_after[-2:] else "declined_apple"
         assert line["reason"] == ("disagreement" if differs else "false_claim" if lies else unforced)
-        if line["reason"] == "temptation":
+        if line["reason"] == "declined_apple":
             assert state.apple in dict(state.neighbors[state.head]).values()
             assert state.apple != destination(state, state.head, POLICIES[policy](state))
     reasons = Counter(line["reason"] for line in lines)
     assert reasons["disagreement"] >= len(games)
     assert reasons["false_claim"] >= len(games)
     assert 0 < reasons["before_death"] <= len(games)
-    assert (reasons["temptation"] > 0) == (style == "cycle")  # bfs-safe takes each apple of these short snakes
+    assert (reasons["declined_apple"] > 0) == (style == "cycle")  # bfs-safe takes each apple of these short snakes
     assert summary["lines"]["written"] == len(lines)
     assert summary["logs"][0]["players"] == ["weights 1"]
     assert summary["logs"][0]["games"] == 6

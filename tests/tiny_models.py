@@ -85,7 +85,14 @@ def tiny_model(directory: Path, family: str) -> Path:
     return directory
 
 
-def tiny_adapter(directory: Path, base: Path, seed: int = 0, prompt_hashes: Any = None, **metadata: Any) -> Path:
+def tiny_adapter(
+    directory: Path,
+    base: Path,
+    seed: int = 0,
+    prompt_hashes: Any = None,
+    target_modules: str | list[str] = "all-linear",
+    **metadata: Any,
+) -> Path:
     """Save a random LoRA adapter of rank 2 on the model in `base`, as a run would, for 5 x 5 compact games."""
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -95,7 +102,7 @@ def tiny_adapter(directory: Path, base: Path, seed: int = 0, prompt_hashes: Any 
     from snake_dist.checkpoint.published import Published
 
     model = AutoModelForCausalLM.from_pretrained(base)
-    peft = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=target_modules, task_type="CAUSAL_LM"))
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: torch.randn(tensor.shape, generator=generator) for name, tensor in get_peft_model_state_dict(peft).items()

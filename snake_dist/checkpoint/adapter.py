@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.publish import broken_files, publish_directory, sha256_of
+from snake_dist.checkpoint.publish import check_intact, publish_directory, sha256_of
 from snake_dist.checkpoint.published import Published, Shapes
 from snake_dist.errors import InputError
 from snake_dist.model.adapters import AdapterConfig, adapter_size
@@ -86,9 +86,7 @@ def prove_adapter(directory: Path, expected: Shapes) -> None:
     names and shapes, and training moved them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
     from safetensors.torch import load_file
 
-    broken = broken_files(directory)
-    if broken:
-        raise InputError(f"{directory}: damaged or missing: {', '.join(broken)}")
+    check_intact(directory, str(directory))
     tensors = load_file(directory / WEIGHTS)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected:
@@ -138,9 +136,7 @@ def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: st
 
     Raises InputError if it is damaged, or of another kind, size or base, with both values.
     """
-    broken = broken_files(directory) if directory.is_dir() else ["the directory"]
-    if broken:
-        raise InputError(f"--init-adapter {directory}: damaged or missing: {', '.join(broken)}")
+    check_intact(directory, f"--init-adapter {directory}")
     metadata, size = read_metadata(directory), adapter_size(config)
     saved = metadata["peft_config"]
     pairs = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from snake_dist.checkpoint.publish import MANIFEST, broken_files, publish_directory
+from snake_dist.checkpoint.publish import MANIFEST, check_intact, publish_directory
 from snake_dist.errors import InputError, NoGoodCheckpointError
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: 
 
 def verify(path: Path) -> Checkpoint:
     """Raises InputError with the reason unless every file of the checkpoint is what was written."""
-    broken = broken_files(path)
-    if broken:
-        raise InputError(f"{path}: damaged or missing: {', '.join(broken)}")
+    check_intact(path, str(path))
     try:
         named = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))

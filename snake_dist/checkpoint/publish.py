@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from snake_dist.errors import InputError
 
 MANIFEST = "manifest.json"
 
@@ -26,9 +29,9 @@ def publish_directory(target: Path, write: Callable[[Path], None]) -> None:
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         manifest = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        _open_as_usual(temporary, files, stat.S_IMODE((temporary / MANIFEST).stat().st_mode))
         for path in [*files, temporary / MANIFEST, temporary]:
             _sync(path)
-        temporary.chmod(0o755)  # mkdtemp made it private
         os.rename(temporary, target)
         _sync(target.parent)
     finally:
@@ -46,6 +49,13 @@ def broken_files(directory: Path) -> list[str]:
         ]
     except (OSError, ValueError, AttributeError):
         return [MANIFEST]
+
+
+def check_intact(directory: Path, named: str) -> None:
+    """Raise InputError, beginning with `named`, unless every file is as the manifest says."""
+    broken = broken_files(directory) if directory.is_dir() else ["the directory"]
+    if broken:
+        raise InputError(f"{named}: damaged or missing: {', '.join(broken)}")
 
 
 def sha256_of(path: Path) -> str:
@@ -70,6 +80,13 @@ def write_text_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _sync(path.parent)
+
+
+def _open_as_usual(directory: Path, files: Sequence[Path], mode: int) -> None:
+    """mkdtemp and safetensors make what only its owner can read: give it the mode that the umask leaves new files."""
+    for path in files:
+        path.chmod(mode)
+    directory.chmod(mode | (mode & 0o444) >> 2)
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from snake_dist.errors import InputError
 
 TRAIN = "launcher/train.py"
+PLAY = "launcher/play.py"
 LOGS = "logs/slurm"
 
 
@@ -67,7 +68,8 @@ class Job:
     directory: str = ""
     """Where script, logs and run go; default: logs/slurm/JOB_NAME_TIMESTAMP."""
     program: str = TRAIN
-    """Program of the repository. Only launcher/train.py runs on several ranks, and is saved and queued again."""
+    """Program of the repository. Only launcher/train.py and play.py run on several ranks; only train.py is queued
+    again."""
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
@@ -105,9 +107,10 @@ def check(job: Job) -> None:
         raise InputError(
             f"--ranks-per-node {job.ranks_per_node}: one rank a GPU, --gpus-per-node is {job.gpus_per_node}"
         )
-    if world_size(job) > 1 and job.program != TRAIN:
+    if world_size(job) > 1 and job.program not in (TRAIN, PLAY):
         raise InputError(
-            f"--program {job.program} with {world_size(job)} ranks: only {TRAIN} runs on several; --ranks-per-node 1"
+            f"--program {job.program} with {world_size(job)} ranks: only {TRAIN} and {PLAY} run on several; "
+            "--ranks-per-node 1"
         )
     if time_limit_s(job.time) < job.signal_before_s + 60:
         raise InputError(

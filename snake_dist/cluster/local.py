@@ -20,10 +20,6 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
     This machine runs one node's ranks: the global batch does not depend on their number, so the run trains on
     the same examples. Raises InputError for a hostfile that does not hold the job's nodes.
     """
-    if job.program != TRAIN:
-        return [[sys.executable, job.program, *flags]]
-    run, flags = split_output_dir(job, flags)
-    tasks = [(f"{run}/{name}", own) for name, own in array_tasks(job)] or [(run, [])]
     ranks = str(ranks_per_node(job))
     if hostfile:
         if launcher != "deepspeed":
@@ -33,6 +29,10 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
         start = ["deepspeed", *hosts, "--num_accelerators", ranks]
     else:
         start = start_ranks(launcher, int(ranks))
+    if job.program != TRAIN:
+        return [[*start, job.program, *flags]]
+    run, flags = split_output_dir(job, flags)
+    tasks = [(f"{run}/{name}", own) for name, own in array_tasks(job)] or [(run, [])]
     return [[*start, job.program, *flags, *own, "--output-dir", directory] for directory, own in tasks]
 
 

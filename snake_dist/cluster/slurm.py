@@ -6,7 +6,7 @@ import re
 import shlex
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, check, ranks_per_node, split_output_dir, world_size
-from snake_dist.cluster.slurm_steps import PORT, PREEMPTIBLE_STEP, RUN_ONCE
+from snake_dist.cluster.slurm_steps import PORT, PREEMPTIBLE_STEP, STEP
 
 # What a job gets of the submitting environment besides --env: no key, token or proxy is among them.
 EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
@@ -25,16 +25,17 @@ def render(job: Job, flags: list[str]) -> str:
         *_setup(job),
         "set -uo pipefail",
     ]
-    if not is_train:
-        return "\n".join([*lines, "command=(", *_laid_out([job.program, *flags]), ")", RUN_ONCE])
-    run, flags = split_output_dir(job, flags)
-    lines += _run_lines(job, run)
-    lines += ["command=(", *_laid_out([job.program, *flags]), '    "${extra[@]}"', '    --output-dir "$run"', ")"]
+    own = []
+    if is_train:
+        run, flags = split_output_dir(job, flags)
+        lines += _run_lines(job, run)
+        own = ['    "${extra[@]}"', '    --output-dir "$run"']
+    lines += ["command=(", *_laid_out([job.program, *flags]), *own, ")"]
     if world_size(job) > 1:
         lines += [f"nodes={job.nodes} ranks_per_node={ranks_per_node(job)}", PORT]
     else:
         lines += ['program=("${python[@]}")']
-    return "\n".join([*lines, PREEMPTIBLE_STEP])
+    return "\n".join([*lines, PREEMPTIBLE_STEP if is_train else STEP])
 
 
 def _directives(job: Job) -> list[tuple[str, str | int | None]]:

@@ -1,12 +1,15 @@
 """The fixed parts of a batch script. They hold no value of a job: what varies are the shell variables set above them.
 
-PREEMPTIBLE_STEP expects: python, command, program (arrays), run, job. PORT expects: python, nodes, ranks_per_node.
+PREEMPTIBLE_STEP expects: command, program (arrays), run, job. STEP expects: command, program. PORT, which sets program
+for several ranks, expects: python, nodes, ranks_per_node.
 """
 
 from __future__ import annotations
 
-RUN_ONCE = """
-srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" "${python[@]}" "${command[@]}"
+STEP = """
+# shellcheck disable=SC2016
+srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \\
+    bash -c 'export PET_NODE_RANK=$SLURM_NODEID; exec "$@"' step "${program[@]}" "${command[@]}"
 """
 
 # Two jobs on one node must not meet, and a port held by a silent listener would hang the ranks: bind before use.

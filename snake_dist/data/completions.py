@@ -83,6 +83,11 @@ def begins_shortest_path(state: State, move: Move) -> bool:
     return move in shortest_first_moves(state)[0]
 
 
+def declines_apple(state: State, move: Move) -> bool:
+    """Whether the apple lies beside the head and `move` does not take it."""
+    return any(there == state.apple and taking is not move for taking, there in state.neighbors[state.head])
+
+
 def apple_offset(state: State) -> Cell:
     """(dx, dy) from head to apple; in wrap mode the shorter way round, right or up where both are equal."""
     assert state.apple is not None

@@ -37,6 +37,7 @@ FILTERS = (
     "min_score",
     "only_survived",
     "only_shortest_path",
+    "only_declined_apple",
 )
 """Fields of the config that keep moves from becoming lines; a move is counted under one of them."""
 
@@ -79,6 +80,8 @@ class GenerationConfig:
     """Games that ended in death or starved give no lines."""
     only_shortest_path: bool = False
     """Moves that do not begin a shortest path to the apple give no line."""
+    only_declined_apple: bool = False
+    """Only moves that pass an apple beside the head by give lines: rare, and where a model is lost that takes it."""
     augment_symmetries: bool = False
     """Write every line 8 times, once for each symmetry of the square, under the same game_id."""
 

@@ -7,9 +7,9 @@ as much of the draft is kept as the model says itself: the result is that of dec
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +17,9 @@ import torch
 
 from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, supports_slots
 
-MAX_ROW = 4096
-"""Tokens of prompts that one forward pass begins, at most, unless a single prompt is longer: bounds its memory."""
+MAX_ROW = 2048
+"""Tokens of prompts that one forward pass begins, at most, unless a single prompt is longer: bounds its memory. More
+make no pass faster on a CPU."""
 CPU_CACHE_BYTES = 2 << 30
 """Keys and values on a CPU take so much at most; on a GPU half of what is free. Fewer slots are used then."""
 MIN_PREFIX = 8
@@ -34,11 +35,11 @@ def has_slots(model: Any) -> bool:
     return _supported[model]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class _Prompt:
     name: int
-    tokens: Sequence[int]
-    draft: Sequence[int]
+    tokens: Sequence[int] = field(compare=False)
+    draft: Sequence[int] = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -67,7 +68,8 @@ class SlotDecoder:
         self._cache = SlotCache(0, 0)
         self._limit = 0
         """Slots that may be used at this capacity."""
-        self._waiting: deque[_Prompt] = deque()
+        self._waiting: list[_Prompt] = []
+        """A heap: of long games some end early on, rather than all together."""
         self._num_drafted = self._num_agreed = 0
         self._prefix: Sequence[int] | None = None
         """In every slot; it gets shorter when a prompt comes that does not begin so."""
@@ -75,8 +77,10 @@ class SlotDecoder:
         """Those in the first slots, one in each."""
 
     def add(self, name: int, prompt: Sequence[int], draft: Sequence[int] = ()) -> None:
-        """A prompt of at least one token; `name` comes back with its continuation, which `draft` has no say in."""
-        self._waiting.append(_Prompt(name, prompt, before_stop(draft, self._stops)[: self._max_new_tokens - 1]))
+        """A prompt of at least one token; `name` comes back with its continuation, which `draft` has no say in. Of
+        prompts that wait, those of the lowest names are begun first."""
+        draft = before_stop(draft, self._stops)[: self._max_new_tokens - 1]
+        heappush(self._waiting, _Prompt(name, prompt, draft))
 
     @property
     def wants_drafts(self) -> bool:
@@ -163,7 +167,7 @@ class SlotDecoder:
             assert self._prefix is not None
             # A prompt's last token is not taken from the prefix, since its logits are needed.
             self._prefix = self._prefix[: _shared(self._prefix, prompt.tokens[:-1])]
-            begun.append(self._waiting.popleft())
+            begun.append(heappop(self._waiting))
         return begun
 
     def _make_room(self, num_used: int, prompt_length: int) -> bool:

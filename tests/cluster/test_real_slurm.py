@@ -73,6 +73,16 @@ def ask_to_stop(slurm: Cluster, job: str) -> None:
     slurm.run("scancel", "--batch", "--signal=USR1", job)
 
 
+def test_play_py_plays_one_comparison_on_two_nodes(slurm: Cluster, place: Path) -> None:
+    shutil.copy(ROOT / "launcher/play.py", place / "launcher/play.py")
+    flags = ("--job-name", "play", "--directory", "job", "--cpus-per-rank", 1, "--program", "launcher/play.py")
+    games = ("--player", "greedy", "--games", 6, "--grid-size", 5, "--report", "report", "--no-ladder")
+    job = submit_py(slurm, place, *flags, "--nodes", 2, "--", *games).split()[1]
+    slurm.wait(job, "COMPLETED")
+    assert log_of(place).count("apples per game") == 1
+    assert len((place / "report/games/greedy.jsonl").read_text().splitlines()) == 6
+
+
 def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, place):
     ranks = ("--nodes", 2, "--gpus-per-node", 2)
     (place / "stub.json").write_text(json.dumps({"steps": 40}))

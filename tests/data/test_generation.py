@@ -25,7 +25,7 @@ from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_cell, transform_m
 from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, legal_moves, new_game, step
-from snake_dist.game.text import parse_reply, render_prompt
+from snake_dist.game.text import parse_moves, parse_reply, render_prompt
 from snake_dist.heuristics.policies import POLICIES
 
 LAUNCHER = Path(__file__).parents[2] / "launcher" / "generate_data.py"
@@ -136,6 +136,7 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
             "min_score": num_weak,
             "only_survived": num_lost,
             "only_shortest_path": off_path,
+            "only_declined_apple": 0,
         },
         "written": len(wanted),
     }
@@ -165,6 +166,24 @@ def test_long_snakes_get_as_many_lines_as_short_ones(tmp_path: Path) -> None:
         for game in (1, 2, 3)
     ]
     assert set(steps) - {step + i for step in first for i in (0, 1)}, "not always the first ones"
+
+
+def test_only_positions_where_the_teacher_leaves_an_apple_beside_it(tmp_path: Path) -> None:
+    base = replace(SMALL, policy="hamiltonian-shortcuts", style="cycle", grid_size=6)
+    _, lines = run(tmp_path / "all", base)
+    summary, kept = run(tmp_path / "kept", replace(base, only_declined_apple=True))
+    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
+
+    def is_declined(line) -> bool:
+        state = states[line["game_id"]][line["step"]]
+        (x, y), (apple_x, apple_y) = state.head, state.apple
+        is_beside = abs(x - apple_x) + abs(y - apple_y) == 1
+        taken = step(state, (parse_moves(line["completion"]) or [Move.UP])[0]).score > state.score
+        return is_beside and not taken
+
+    assert kept == [line for line in lines if is_declined(line)]
+    assert kept
+    assert summary["lines"]["dropped"]["only_declined_apple"] == len(lines) - len(kept)
 
 
 def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:

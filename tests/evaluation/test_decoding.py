@@ -68,6 +68,19 @@ def test_equals_generate_token_for_token_however_many_slots(family):
     assert model.config._attn_implementation == own_attention != SLOT_ATTENTION
 
 
+def test_the_lowest_names_are_begun_first(llama, monkeypatch):
+    model, _ = llama
+    monkeypatch.setattr(decoding, "MAX_ROW", 20)
+    decoder = SlotDecoder(model, [], 1, 64)
+    for name in (5, 3, 4, 1, 0, 2):
+        decoder.add(name, [7 + name] * 10)
+    begun = [[name for name, _ in decoder.finished()]]
+    decoder.add(0, [9] * 10)  # its game goes on before others begin
+    while decoder.is_busy:
+        begun.append([name for name, _ in decoder.finished()])
+    assert begun == [[0, 1], [0, 2], [3, 4], [5]]
+
+
 def test_adapted_layers_take_part(llama):
     model, tokenizer = llama
     prompts = ragged_prompts(6)

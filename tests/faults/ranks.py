@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -92,7 +93,8 @@ def launch(flags: list[str], world_size: int, logs: Path, faults: Sequence[Fault
 
 
 def errors_of(printed: str) -> list[str]:
-    return [line for line in printed.splitlines() if "error: " in line]
+    """Each error once: nobody stops the ranks here, as launchers do, so all of them say what they agreed on."""
+    return list(dict.fromkeys(re.findall(r"(?:[\w.]+: )?error: .*", printed)))
 
 
 def _run_rank(
@@ -116,6 +118,9 @@ def _run_rank(
     os.dup2(descriptor, 2)
     import torch
 
+    from snake_dist import run_config
+
+    run_config.WAIT_TO_BE_STOPPED_S = 0.0
     torch.set_num_threads(1)
     for function, args in faults:
         function(*args)

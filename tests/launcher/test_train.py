@@ -170,6 +170,23 @@ def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, llama_dir, launc
     assert launcher == "torchrun" or "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, launcher):
+    program = tmp_path / "slow_rank_0.py"
+    program.write_text(
+        "import os, time\n"
+        "from snake_dist.errors import InputError\n"
+        "from snake_dist.run_config import run_launcher\n"
+        "def main(argv):\n"
+        "    time.sleep(3 * (os.environ['RANK'] == '0'))\n"
+        "    raise InputError('--adapter lroa')\n"
+        "run_launcher(main)\n"
+    )
+    done = launch([*LAUNCHERS[launcher][:-1], program], cwd=tmp_path, timeout_s=120)
+    assert done.returncode != 0
+    assert (done.stdout + done.stderr).count("slow_rank_0.py: error: --adapter lroa") == 1, done.stderr
+
+
 @pytest.mark.slow
 def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""

@@ -1,0 +1,22 @@
+"""Merge an adapter into its base model, for programs that take whole models only.
+
+python launcher/export.py --adapter runs/mine/lora_adapters/model_artifacts --merge merged
+"""
+
+from __future__ import annotations
+
+from snake_dist.checkpoint.export import Export, export
+from snake_dist.run_config import parse_dataclass, run_launcher
+
+
+def main(argv: list[str]) -> None:
+    from snake_dist.model.base import quieten_libraries
+
+    config = parse_dataclass(Export, argv)
+    quieten_libraries()
+    dtype = export(config)
+    print(f"{dtype} model: {config.merge}")
+
+
+if __name__ == "__main__":
+    run_launcher(main)

@@ -1,0 +1,80 @@
+"""Put an adapter into its base model, for programs that take whole models only."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snake_dist.checkpoint.adapter import METADATA, load_adapter, read_metadata
+from snake_dist.checkpoint.publish import check_intact, publish_directory
+from snake_dist.errors import InputError
+from snake_dist.model import base
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(frozen=True)
+class Export:
+    """Merge an adapter into the base model that it was trained on, and save that as a model of its own."""
+
+    adapter: Path
+    """Directory of the adapter: RUN/lora_adapters/model_artifacts."""
+    merge: Path
+    """Directory of the merged model, new."""
+
+
+def export(config: Export) -> str:
+    """Publish the merged model (Hugging Face's format), its tokenizer and `adapter_metadata.json`; returns its dtype.
+
+    Weights are merged in float32 and saved in the dtype that the base had in training; in bfloat16 and float16 that
+    rounds them anew. For QLoRA they are merged with the 4-bit weights as training saw them, and saved dequantized.
+    Raises InputError if the adapter is damaged, its base missing or another one, or the directory is there already or
+    cannot be written.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    metadata = read_metadata(config.adapter)
+    check_intact(config.adapter, f"--adapter {config.adapter}")
+    if config.merge.exists():
+        raise InputError(f"--merge {config.merge}: is there already")
+    location = base.find_base(base.ModelConfig(metadata["base_model"]))
+    trained_on, found = metadata.get("base_model_revision"), base.model_shape(location).revision
+    if trained_on not in (None, found):
+        raise InputError(f"--adapter {config.adapter}: was trained on {location} as {trained_on}: it is {found} now")
+    dtype, quantization = metadata["dtype"], metadata.get("quantization")
+
+    def write(temporary: Path) -> None:  # loading included: a directory that cannot be written is found out before
+        try:
+            plain = base.load_base(location, dtype, quantization=quantization)
+        except (OSError, SafetensorError) as problem:
+            raise InputError(f"--adapter {config.adapter}: its base {location} cannot be read ({problem})") from problem
+        adapted = load_adapter(plain.dequantize().float() if quantization else plain.float(), config.adapter)
+        _check_head(adapted, config.adapter)
+        merged = adapted.merge_and_unload().to(getattr(torch, dtype))
+        merged.save_pretrained(str(temporary))
+        base.load_tokenizer(str(config.adapter)).save_pretrained(str(temporary))
+        shutil.copy2(config.adapter / METADATA, temporary)
+
+    try:
+        publish_directory(config.merge, write)
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"--merge {config.merge}: cannot be written ({problem})") from problem
+    return str(dtype)
+
+
+def _check_head(adapted: PeftModel, directory: Path) -> None:
+    """Merging an adapter of the output head into a weight that it shares with the embeddings would change those."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = adapted.get_base_model()
+    head, embeddings = plain.get_output_embeddings(), plain.get_input_embeddings()
+    for layer, other in ((head, embeddings), (embeddings, head)):
+        if isinstance(layer, BaseTunerLayer) and layer.get_base_layer().weight is other.weight:
+            raise InputError(
+                f"--adapter {directory}: adapts a layer whose weight the base model uses as embeddings and as output "
+                "head: it cannot be merged into one of them"
+            )
