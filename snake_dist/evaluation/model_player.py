@@ -126,26 +126,35 @@ class ModelPlayer:
 
 
 class _InSlots:
-    """A conversation with a model whose decoder takes prompts at any time."""
+    """A conversation with a model whose decoder takes prompts at any time.
+
+    A prompt that was answered before is not decoded again: a snake that goes round in circles asks the same until it
+    starves.
+    """
 
     def __init__(self, player: ModelPlayer, decoder: SlotDecoder) -> None:
         self._player, self._decoder = player, decoder
         self._shown: dict[int, str] = {}
-        self._unanswerable: list[tuple[int, Answer]] = []
+        self._said: dict[str, Answer] = {}
+        self._ready: list[tuple[int, Answer]] = []
 
     def ask(self, game: int, state: State) -> None:
         shown, ids = self._player.encode(state)
-        if ids is None:
-            self._unanswerable.append((game, self._player.answer(shown, None)))
-            return
-        self._shown[game] = shown
-        self._decoder.add(game, ids, self._player.draft(state) if self._decoder.wants_drafts else ())
+        if shown in self._said:
+            self._ready.append((game, self._said[shown]))
+        elif ids is None:
+            self._ready.append((game, self._player.answer(shown, None)))
+        else:
+            self._shown[game] = shown
+            self._decoder.add(game, ids, self._player.draft(state) if self._decoder.wants_drafts else ())
 
     def answered(self) -> list[tuple[int, Answer]]:
-        if self._unanswerable:
-            found, self._unanswerable = self._unanswerable, []
+        if self._ready:
+            found, self._ready = self._ready, []
             return found
-        return [(game, self._player.answer(self._shown[game], ids)) for game, ids in self._decoder.finished()]
+        found = [(game, self._player.answer(self._shown[game], ids)) for game, ids in self._decoder.finished()]
+        self._said |= {self._shown[game]: answer for game, answer in found}
+        return found
 
 
 def greedy_decode(

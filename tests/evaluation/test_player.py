@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.data.tokenization import encode_prompt
+from snake_dist.evaluation.decoding import SlotDecoder
 from snake_dist.evaluation.episodes import play_games
 from snake_dist.evaluation.model_player import ModelPlayer
 from snake_dist.evaluation.player import HeuristicPlayer
@@ -94,6 +95,21 @@ def test_replies_are_greedy_decoding_whatever_the_batch(model, tokenizer, states
     for batch_size in (1, 3, 8):
         assert player(model, tokenizer, batch_size).replies(states) == expected
     assert player(model, tokenizer).replies(states[::-1]) == expected[::-1]
+
+
+def test_a_prompt_that_comes_again_is_not_decoded_again(model, tokenizer, states, expected, monkeypatch):
+    decoded = []
+    add = SlotDecoder.add
+    monkeypatch.setattr(SlotDecoder, "add", lambda self, name, *args: (decoded.append(name), add(self, name, *args)))
+    with player(model, tokenizer).conversation() as asked:
+        for first in (0, len(states)):
+            for i, state in enumerate(states):
+                asked.ask(first + i, state)
+            answers = {}
+            while len(answers) < len(states):
+                answers.update(asked.answered())
+            assert [answers[first + i].text for i in range(len(states))] == expected
+    assert sorted(decoded) == list(range(len(states)))
 
 
 def test_absolute_positions_are_padded_right_too(tmp_path, states):
