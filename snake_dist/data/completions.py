@@ -3,14 +3,14 @@
 sentence, board and short have the shape and wording of the public v0.04 data; compact names for each
 direction the cell it leads to and what is there, in few tokens, for small models:
 
-    U37 D35 L26 R46 body. ok U D L. apple R -. Move: UP
+    U37 D35 L26 R46 body. ok U D L. apple 39 R 66 -. Move: UP
 
 The others say less or more of it, to find out what helps (`docs/climb.md`):
 
 move   `Move: UP`
-facts  compact without the legal moves: `U37 D35 L26 R46 body. apple R -. Move: UP`
+facts  compact without the legal moves: `U37 D35 L26 R46 body. apple 39 R 66 -. Move: UP`
 path   compact with the teacher's moves to the apple, `MAX_MOVES` at most, and the cells they lead to:
-       `U37 D35 L26 R46 body. ok U D L. apple R -. Moves: R46 R56`
+       `U37 D35 L26 R46 body. ok U D L. apple 39 R 66 -. Moves: U37 R47`
 cycle  the slots (`heuristics.hamiltonian`) of head, apple and tail. With shortcuts: those of apple and tail once more,
        counted on from the head's, as all that follow are; the last slot that shortcuts may lead to; for each of up to
        `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the first beyond reach, and which is taken:
@@ -59,7 +59,7 @@ def render_completion(state: State, move: Move, style: str, policy: str) -> str:
     if style in ("move", "facts", "compact", "path"):
         facts = "" if style == "move" else f"{_surroundings(state)}. "
         ok = f"ok {_letters(state)}. " if style in ("compact", "path") else ""
-        apple = f"apple {apple_sides(state)}. " if facts else ""
+        apple = f"apple {' '.join(apple_sides(state))}. " if facts else ""
         decision = f"Moves: {_path(state, move, policy)}" if style == "path" else f"Move: {move.value}"
         return f"{facts}{ok}{apple}{decision}"
     if style == "sentence":
@@ -248,12 +248,15 @@ def _letters(state: State) -> str:
     return " ".join(move.value[0] for move in legal_moves(state))
 
 
-def apple_sides(state: State) -> str:
-    """`R -`: where the apple is on each axis, `-` where head and apple are level.
+def apple_sides(state: State) -> tuple[str, str]:
+    """`39 R`, `66 -`: x of head and apple, and the apple's side, `-` where both are level; the same of y.
 
-    Without distances, which small models learn late: subtraction, where this is comparison.
+    Small models compare what stands side by side: without the numbers before it, a side was wrong in one of three
+    replies after 1,600 examples, and no apple was eaten. Distances they learn late: those take subtraction.
     """
+    assert state.apple is not None
     dx, dy = apple_offset(state)
     across = ("R" if dx > 0 else "L") if dx else "-"
     along = ("U" if dy > 0 else "D") if dy else "-"
-    return f"{across} {along}"
+    x, y = (format_cell(pair, state.grid_size) for pair in zip(state.head, state.apple, strict=True))
+    return f"{x} {across}", f"{y} {along}"

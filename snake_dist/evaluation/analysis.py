@@ -145,7 +145,7 @@ def _false_kinds(reply: str, claims: Sequence[Claim]) -> Iterator[str]:
 def _kind(text: str) -> str:
     """`R26` -> `where a move leads`, `so R26` -> `so`, `Manhattan distance: 3` -> `Manhattan distance`."""
     text = text.strip()
-    if re.fullmatch(r"[UDLR-]", text):
+    if re.fullmatch(r"\d+ [UDLR-]", text):
         return "side of the apple"
     if re.fullmatch(r"[UDLR]\d* ?[a-z]*", text):
         return "where a move leads"

@@ -52,11 +52,11 @@ def check_claims(state: State, reply: str) -> tuple[Claim, ...]:
 _BY_LETTER = {move.value[0]: move for move in Move}
 _CELL = re.compile(r"(?<!\S)([UDLR])(?=\d| [a-z])(\d*(?: (?:wall|block|apple|neck|tail|body))?)(?=[ .]|$)")
 _OK = re.compile(r"(?<!\S)ok((?: [UDLR])*)(?=\.|$)")
-_APPLE = re.compile(r"(?<!\S)apple ([LR-]) ([UD-])(?=\.|$)")
+_APPLE = re.compile(r"(?<!\S)apple (\d+ [LR-]) (\d+ [UD-])(?=\.|$)")
 
 
 def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
-    """`U37 D35 L26 R46 body. ok U D L. apple R -`: one claim a direction, one for ok, one for each axis."""
+    """`U37 D35 L26 R46 body. ok U D L. apple 39 R 66 -`: one claim a direction, one for ok, one for each axis."""
     if reply.startswith(_ON_CYCLE):
         return
     ok, moves = _OK.search(reply), reply.find(_MOVES)
@@ -65,7 +65,7 @@ def _compact_claims(state: State, reply: str) -> Iterator[Claim]:
     if ok:
         yield Claim(*ok.span(), sorted(ok[1].split()) == sorted(move.value[0] for move in legal_moves(state)))
     if apple := _APPLE.search(reply):
-        for i, side in enumerate(apple_sides(state).split(), start=1):
+        for i, side in enumerate(apple_sides(state), start=1):
             yield Claim(*apple.span(i), apple[i] == side)
 
 

@@ -149,9 +149,13 @@ def check_reason(state: State, move: Move, policy: str, text: str) -> None:
 
 
 def check_compact(state: State, move: Move, text: str) -> None:
-    match = re.fullmatch(r"(.*)\. ok ([UDLR ]+)\. apple (\S+) (\S+)\. Move: ([A-Z]+)", text)
+    match = re.fullmatch(r"(.*)\. ok ([UDLR ]+)\. apple (\d+) (\S) (\d+) (\S)\. Move: ([A-Z]+)", text)
     assert match
-    surroundings, legal, across, along, decided = match.groups()
+    surroundings, legal, x, across, y, along, decided = match.groups()
+    assert state.apple is not None
+    width = len(str(state.grid_size - 1))
+    for numbers, at, apple in zip((x, y), state.head, state.apple, strict=True):
+        assert numbers == f"{at:0{width}}{apple:0{width}}"
     assert decided == move.value
     assert legal.split() == [name[0] for name in ("UP", "DOWN", "LEFT", "RIGHT") if not is_fatal(state, name)]
     check_sides(state, "LR", across, axis=0)

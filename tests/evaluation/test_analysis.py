@@ -25,7 +25,7 @@ class Liar:
 
     def replies(self, states):
         moves = [POLICIES["greedy"](state).value for state in states]
-        return [f"R99. ok U. apple R -. Move: {move}" for move in moves]
+        return [f"R99. ok U. apple 59 R 55 -. Move: {move}" for move in moves]
 
 
 def logged(path, player, seeds=range(30)):
@@ -95,6 +95,7 @@ def test_false_claims_are_counted_by_kind(tmp_path):
     {
         "so R26": "so", "at 23": "at", "follow": "follow", "Distance: 4": "Distance", "R46 body": "where a move leads",
         "Found path to apple (7 steps)": "Found path to apple", "'up': 1": "up", "from [3, 4]": "from",
+        "39 R": "side of the apple", "66 -": "side of the apple",
     }.items(),
 )  # fmt: skip
 def test_kinds_of_claims(claim, kind):

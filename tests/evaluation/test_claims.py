@@ -60,27 +60,25 @@ def test_a_completion_of_another_position_is_true_only_where_the_two_say_the_sam
 
 
 FALSE = [
-    ("compact", "ok U D L R", "ok U D L R"),
-    ("compact", "apple R U", "R"),
-    ("sentence", "from [0, 0]", "from [0, 0]"),
-    ("sentence", "Manhattan distance to apple: 99", "Manhattan distance to apple: 99"),
-    ("board", "Free space: UP=44", "UP=44"),
-    ("short", "BFS: No path to apple", "No path to apple"),
-    ("path", "ok U. Moves: L99", " L99"),
-    ("cycle", "at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
-    ("cycle", "at 1 apple 99 099 tail 4.", "apple 99 099"),
-    ("cycle", "at 1 apple 3 103 tail 004 104 reach 3. Moves: U9", "tail 004 104"),
-    ("cycle", "at 1 follow. Moves: U999", " U999"),
-    ("cycle", "at 1 reach 9. U999 so U999. Moves: U", "so U999"),
+    ("ok U D L R", "ok U D L R"),
+    ("apple 99 L 99 U", "99 L"),
+    ("apple 09 L 09 D", "09 D"),
+    ("from [0, 0]", "from [0, 0]"),
+    ("Manhattan distance to apple: 99", "Manhattan distance to apple: 99"),
+    ("Free space: UP=44", "UP=44"),
+    ("BFS: No path to apple", "No path to apple"),
+    ("ok U. Moves: L99", " L99"),
+    ("at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
+    ("at 1 apple 99 099 tail 4.", "apple 99 099"),
+    ("at 1 apple 3 103 tail 004 104 reach 3. Moves: U9", "tail 004 104"),
+    ("at 1 follow. Moves: U999", " U999"),
+    ("at 1 reach 9. U999 so U999. Moves: U", "so U999"),
 ]
 
 
-@pytest.mark.parametrize(("style", "text", "claim"), FALSE)
-def test_false_claims_are_marked_where_they_stand(style, text, claim):
+@pytest.mark.parametrize(("text", "claim"), FALSE)
+def test_false_claims_are_marked_where_they_stand(text, claim):
     state = next(state for state, _ in positions("classic") if len(state.body) > 3 and state.head != (0, 0))
-    if style == "compact" and text.startswith("apple"):
-        text = text if state.apple[0] <= state.head[0] else "apple L U"
-        claim = text.split()[1]
     reply = text if "Moves: " in text else f"{text}. Move: UP"
     false = [reply[found.start : found.end] for found in check_claims(state, reply) if not found.true]
     assert claim in false

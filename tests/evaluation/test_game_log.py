@@ -29,7 +29,7 @@ class Talker:
 
     def _answer(self, state):
         move = POLICIES["greedy"](state).value
-        text = f"ok U D. apple R U. Move: {move}" if state.steps < 20 else 'é "hm"'
+        text = f"ok U D. apple 12 R 34 U. Move: {move}" if state.steps < 20 else 'é "hm"'
         return Answer(text, render_prompt(state, "compact"), len(text))
 
 

@@ -25,7 +25,7 @@ ACCEPTED = {
         '{"algorithm": "BFS", "move": "LEFT", "reasoning": "Moving LEFT from here. Move: LEFT"}',
     ],
     "RIGHT": [
-        "U37 D35 L26 R46 body. ok U D R. apple R -. Move: RIGHT",
+        "U37 D35 L26 R46 body. ok U D R. apple 39 R 66 -. Move: RIGHT",
         "Is it up? Move: RIGHT",
         "Move: RIGHT\nMove: RIGHT",
     ],
