@@ -101,6 +101,8 @@ def _prepare_run(
     accumulation: int,
     given_ds_config: dict[str, Any],
 ) -> Run:
+    dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
+    agree(world, partial(base.check_dtype_here, dtype), on_each_node=True)
     location = agree(world, partial(base.find_base, config.model), on_each_node=True)
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
@@ -111,7 +113,6 @@ def _prepare_run(
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
 
     training = config.training
-    dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
     ds_config = fill_ds_config(
         given_ds_config,
         dtype=dtype,

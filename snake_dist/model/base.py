@@ -123,6 +123,14 @@ def choose_dtype(requested: str, ds_config: dict[str, Any]) -> str:
     return requested
 
 
+def check_dtype_here(dtype: str) -> None:
+    """Raise InputError if this machine cannot train in `dtype`: few CPUs compute in float16."""
+    from deepspeed.accelerator import get_accelerator
+
+    if dtype == "float16" and not get_accelerator().is_fp16_supported():
+        raise InputError("float16 (--base-dtype, or fp16 in --ds): not on this machine: choose bfloat16 or float32")
+
+
 def _hardware_dtype(ds_config: dict[str, Any]) -> str:
     import torch
 

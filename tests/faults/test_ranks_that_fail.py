@@ -37,7 +37,8 @@ def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path,
         assert second.codes == [2], second.printed()
         [error] = errors_of(second.printed())
         assert f"another run is using it: process {paused.processes[0].pid} on " in error
-        assert paused.wait(timeout_s=60) == [1, None]
+        paused.processes[0].join(60)
+        assert [rank.exitcode for rank in paused.processes] == [1, None]
         [error] = errors_of(paused.printed(0))
         assert "no rank got on for 12 s: rank 1 stopped, hung or died" in error
         assert status_of(run)["state"] == "failed"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import typing
+from contextlib import nullcontext
 
 import pytest
 
@@ -16,7 +17,7 @@ from snake_dist.model.adapters import (
     check_adapter_config,
     rank_schedule,
 )
-from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
+from snake_dist.model.base import ModelConfig, check_dtype_here, choose_dtype, find_base, load_base, model_shape
 
 
 def test_presets_and_overrides():
@@ -117,3 +118,13 @@ def test_dtype_follows_flag_and_file():
             choose_dtype(flag, {block: {"enabled": True}})
     with pytest.raises(InputError, match="disables bf16"):
         choose_dtype("bfloat16", {"bf16": {"enabled": False}})
+
+
+@pytest.mark.parametrize("is_supported", [None, False, True])
+def test_a_machine_that_does_not_compute_in_float16_says_so(monkeypatch, is_supported):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: is_supported)
+    check_dtype_here("bfloat16")
+    with nullcontext() if is_supported else pytest.raises(InputError, match="float16 .* not on this machine"):
+        check_dtype_here("float16")
