@@ -198,3 +198,5 @@ def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     assert summary["training"]["train/loss"] < 0.2 * summary["training"]["first_loss"]
     legal = {name: summary["play"]["players"][name]["legal_move_rate"] for name in ("base", "adapter")}
     assert legal["adapter"]["ci95"][0] > legal["base"]["ci95"][1]
+    apples = {name: summary["play"]["players"][name]["apples"] for name in ("random-legal", "adapter")}
+    assert apples["adapter"]["ci95"][0] > apples["random-legal"]["ci95"][1]
