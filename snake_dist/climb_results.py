@@ -12,7 +12,7 @@ from snake_dist.run_climb import Step
 
 HEAD = (
     "| stage | trained share | training tokens | minutes of training | held-out loss | board | games "
-    "| apples per game | boards filled | steps per apple | steps to fill | legal moves |"
+    "| apples per game | boards filled | steps per apple | steps to fill | legal moves | state bank, legal |"
 )
 _PLAYED = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple", "steps_to_fill")
 
@@ -42,7 +42,7 @@ def _judged(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
         trained, judged = directory / "run/summary.json", directory / "report/report.json"
         if trained.is_file() and judged.is_file():
             summary, report = json.loads(trained.read_text()), json.loads(judged.read_text())
-            base, adapter = ({name: report["players"][who][name] for name in _PLAYED} for who in ("base", "adapter"))
+            base, adapter = (_rates(report, who) for who in ("base", "adapter"))
             yield {
                 "stage": directory.name,
                 "train_tokens": summary["training"]["num_tokens"],
@@ -57,7 +57,15 @@ def _judged(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
             }
 
 
+def _rates(report: Mapping[str, Any], player: str) -> dict[str, Any]:
+    """A player's games, and `bank_legal_rate`: of the state bank's positions, None where the stage has no bank."""
+    bank = report["state_bank"].get(player)
+    played = {name: report["players"][player][name] for name in _PLAYED}
+    return played | {"bank_legal_rate": bank and bank["legal_move_rate"]}
+
+
 def _row(training: Sequence[str], played: Mapping[str, Any]) -> str:
+    bank = played["bank_legal_rate"]
     cells = [
         *training,
         str(played["games"]),
@@ -66,6 +74,7 @@ def _row(training: Sequence[str], played: Mapping[str, Any]) -> str:
         "-" if played["steps_per_apple"] is None else f"{played['steps_per_apple']:.1f}",
         _interval(played["steps_to_fill"], 0),
         _interval(played["legal_move_rate"], 2, 100) + " %",
+        _interval(bank, 2, 100) + f" % of {bank['n']:,}" if bank else "-",
     ]
     return f"| {' | '.join(cells)} |"
 
