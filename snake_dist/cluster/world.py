@@ -132,7 +132,7 @@ def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False
     """Run `work` on rank 0 (or on the first rank of each node) and return rank 0's value on every rank.
 
     Whatever InputError or OSError one of them raises is raised on all ranks, the latter as an InputError: no rank
-    is left waiting, and none goes on.
+    is left waiting, and none goes on. Its message is on rank 0 alone, which says it once, under any launcher.
     """
     value: Any = None
     error: InputError | None = None
@@ -146,7 +146,7 @@ def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False
     outcomes = gather((value, error), world)
     for _, raised in outcomes:
         if raised is not None:
-            raise raised
+            raise raised if world.is_main else type(raised)("")
     return outcomes[0][0]
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     player, trained = load_player(arguments.adapter), adapter_prompts(arguments.adapter)
     print("| snake length | positions | legal moves | as the teacher | a false statement |\n" + "|---" * 5 + "|")
     for num_moves, kind in ((0, "laid along the cycle"), (20, "20 moves later")):
-        for length in LENGTHS:
+        for length in (length for length in LENGTHS if length < arguments.grid_size**2):
             drawn = positions(arguments.grid_size, length, num_moves)
             states = [next(drawn) for _ in range(arguments.positions)]
             new = [state for state in states if trained is None or not trained.hold(state)]
