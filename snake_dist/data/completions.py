@@ -88,6 +88,13 @@ def declines_apple(state: State, move: Move) -> bool:
     return any(there == state.apple and taking is not move for taking, there in state.neighbors[state.head])
 
 
+def is_apple_blocked(state: State) -> bool:
+    """Whether no legal move leads nearer to the apple."""
+    now = apple_distance(state, state.head)
+    nearer = (move for move, there in state.neighbors[state.head] if apple_distance(state, there) < now)
+    return all(fatal_reason(state, move) for move in nearer)
+
+
 def apple_offset(state: State) -> Cell:
     """(dx, dy) from head to apple; in wrap mode the shorter way round, right or up where both are equal."""
     assert state.apple is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
-from snake_dist.data.completions import begins_shortest_path, declines_apple, render_completion
+from snake_dist.data.completions import begins_shortest_path, declines_apple, is_apple_blocked, render_completion
 from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.game.board import End, Move, State
 from snake_dist.game.rules import end_game, legal_moves, new_game, random_below, step
@@ -88,7 +88,9 @@ def _unwanted(config: GenerationConfig, state: State, taught: Move) -> str | Non
         return "max_snake_length"
     if config.only_shortest_path and not begins_shortest_path(state, taught):
         return "only_shortest_path"
-    return "only_declined_apple" if config.only_declined_apple and not declines_apple(state, taught) else None
+    if config.only_declined_apple and not declines_apple(state, taught):
+        return "only_declined_apple"
+    return "only_blocked_apple" if config.only_blocked_apple and not is_apple_blocked(state) else None
 
 
 Position = TypeVar("Position")

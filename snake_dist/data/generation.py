@@ -38,6 +38,7 @@ FILTERS = (
     "only_survived",
     "only_shortest_path",
     "only_declined_apple",
+    "only_blocked_apple",
 )
 """Fields of the config that keep moves from becoming lines; a move is counted under one of them."""
 
@@ -82,6 +83,9 @@ class GenerationConfig:
     """Moves that do not begin a shortest path to the apple give no line."""
     only_declined_apple: bool = False
     """Only moves that pass an apple beside the head by give lines: rare, and where a model is lost that takes it."""
+    only_blocked_apple: bool = False
+    """Only positions where no legal move leads nearer to the apple give lines: a model that learned to go to the apple
+    runs into what blocks it."""
     augment_symmetries: bool = False
     """Write every line 8 times, once for each symmetry of the square, under the same game_id."""
 

@@ -137,6 +137,7 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
             "only_survived": num_lost,
             "only_shortest_path": off_path,
             "only_declined_apple": 0,
+            "only_blocked_apple": 0,
         },
         "written": len(wanted),
     }
@@ -184,6 +185,28 @@ def test_only_positions_where_the_teacher_leaves_an_apple_beside_it(tmp_path: Pa
     assert kept == [line for line in lines if is_declined(line)]
     assert kept
     assert summary["lines"]["dropped"]["only_declined_apple"] == len(lines) - len(kept)
+
+
+def test_only_positions_where_the_way_to_the_apple_is_blocked(tmp_path: Path) -> None:
+    base = replace(SMALL, policy="bfs-safe", grid_size=6)
+    _, lines = run(tmp_path / "all", base)
+    summary, kept = run(tmp_path / "kept", replace(base, only_blocked_apple=True))
+    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
+
+    def is_blocked(line) -> bool:
+        state = states[line["game_id"]][line["step"]]
+        (x, y), (apple_x, apple_y) = state.head, state.apple
+        toward = {
+            Move.LEFT: apple_x < x,
+            Move.RIGHT: apple_x > x,
+            Move.UP: apple_y > y,
+            Move.DOWN: apple_y < y,
+        }
+        return not any(toward[move] for move in legal_moves(state))
+
+    assert kept == [line for line in lines if is_blocked(line)]
+    assert 0 < len(kept) < len(lines) / 2
+    assert summary["lines"]["dropped"]["only_blocked_apple"] == len(lines) - len(kept)
 
 
 def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
