@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -169,32 +170,32 @@ def test_long_snakes_get_as_many_lines_as_short_ones(tmp_path: Path) -> None:
     assert set(steps) - {step + i for step in first for i in (0, 1)}, "not always the first ones"
 
 
+def check_only(tmp_path: Path, base: GenerationConfig, flag: str, is_wanted: Callable[[State, dict], bool]) -> None:
+    """The lines that the filter `flag` keeps are those wanted, and all others are counted."""
+    _, lines = run(tmp_path / "all", base)
+    summary, kept = run(tmp_path / "kept", replace(base, **{flag: True}))
+    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
+    assert kept == [line for line in lines if is_wanted(states[line["game_id"]][line["step"]], line)]
+    assert 0 < len(kept) < len(lines) / 2
+    assert summary["lines"]["dropped"][flag] == len(lines) - len(kept)
+
+
 def test_only_positions_where_the_teacher_leaves_an_apple_beside_it(tmp_path: Path) -> None:
     base = replace(SMALL, policy="hamiltonian-shortcuts", style="cycle", grid_size=6)
-    _, lines = run(tmp_path / "all", base)
-    summary, kept = run(tmp_path / "kept", replace(base, only_declined_apple=True))
-    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
 
-    def is_declined(line) -> bool:
-        state = states[line["game_id"]][line["step"]]
+    def is_declined(state: State, line: dict) -> bool:
         (x, y), (apple_x, apple_y) = state.head, state.apple
         is_beside = abs(x - apple_x) + abs(y - apple_y) == 1
         taken = step(state, (parse_moves(line["completion"]) or [Move.UP])[0]).score > state.score
         return is_beside and not taken
 
-    assert kept == [line for line in lines if is_declined(line)]
-    assert kept
-    assert summary["lines"]["dropped"]["only_declined_apple"] == len(lines) - len(kept)
+    check_only(tmp_path, base, "only_declined_apple", is_declined)
 
 
 def test_only_positions_where_the_way_to_the_apple_is_blocked(tmp_path: Path) -> None:
     base = replace(SMALL, policy="bfs-safe", grid_size=6)
-    _, lines = run(tmp_path / "all", base)
-    summary, kept = run(tmp_path / "kept", replace(base, only_blocked_apple=True))
-    states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
 
-    def is_blocked(line) -> bool:
-        state = states[line["game_id"]][line["step"]]
+    def is_blocked(state: State, line: dict) -> bool:
         (x, y), (apple_x, apple_y) = state.head, state.apple
         toward = {
             Move.LEFT: apple_x < x,
@@ -204,9 +205,7 @@ def test_only_positions_where_the_way_to_the_apple_is_blocked(tmp_path: Path) ->
         }
         return not any(toward[move] for move in legal_moves(state))
 
-    assert kept == [line for line in lines if is_blocked(line)]
-    assert 0 < len(kept) < len(lines) / 2
-    assert summary["lines"]["dropped"]["only_blocked_apple"] == len(lines) - len(kept)
+    check_only(tmp_path, base, "only_blocked_apple", is_blocked)
 
 
 def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
