@@ -170,12 +170,16 @@ def test_long_snakes_get_as_many_lines_as_short_ones(tmp_path: Path) -> None:
     assert set(steps) - {step + i for step in first for i in (0, 1)}, "not always the first ones"
 
 
-def check_only(tmp_path: Path, base: GenerationConfig, flag: str, is_wanted: Callable[[State, dict], bool]) -> None:
+def check_only(tmp_path: Path, base: GenerationConfig, flag: str, is_wanted: Callable[[State, Move], bool]) -> None:
     """The lines that the filter `flag` keeps are those wanted, and all others are counted."""
     _, lines = run(tmp_path / "all", base)
     summary, kept = run(tmp_path / "kept", replace(base, **{flag: True}))
     states = {number: replay(tmp_path / "all", number)[0] for number in range(1, base.games + 1)}
-    assert kept == [line for line in lines if is_wanted(states[line["game_id"]][line["step"]], line)]
+
+    def taught(line: dict) -> Move:
+        return (parse_moves(line["completion"]) or [Move.UP])[0]
+
+    assert kept == [line for line in lines if is_wanted(states[line["game_id"]][line["step"]], taught(line))]
     assert 0 < len(kept) < len(lines) / 2
     assert summary["lines"]["dropped"][flag] == len(lines) - len(kept)
 
@@ -183,10 +187,10 @@ def check_only(tmp_path: Path, base: GenerationConfig, flag: str, is_wanted: Cal
 def test_only_positions_where_the_teacher_leaves_an_apple_beside_it(tmp_path: Path) -> None:
     base = replace(SMALL, policy="hamiltonian-shortcuts", style="cycle", grid_size=6)
 
-    def is_declined(state: State, line: dict) -> bool:
+    def is_declined(state: State, move: Move) -> bool:
         (x, y), (apple_x, apple_y) = state.head, state.apple
         is_beside = abs(x - apple_x) + abs(y - apple_y) == 1
-        taken = step(state, (parse_moves(line["completion"]) or [Move.UP])[0]).score > state.score
+        taken = step(state, move).score > state.score
         return is_beside and not taken
 
     check_only(tmp_path, base, "only_declined_apple", is_declined)
@@ -195,7 +199,7 @@ def test_only_positions_where_the_teacher_leaves_an_apple_beside_it(tmp_path: Pa
 def test_only_positions_where_the_way_to_the_apple_is_blocked(tmp_path: Path) -> None:
     base = replace(SMALL, policy="bfs-safe", grid_size=6)
 
-    def is_blocked(state: State, line: dict) -> bool:
+    def is_blocked(state: State, _: Move) -> bool:
         (x, y), (apple_x, apple_y) = state.head, state.apple
         toward = {
             Move.LEFT: apple_x < x,
