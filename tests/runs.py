@@ -88,8 +88,8 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
     """
     from snake_dist.checkpoint.published import adapter_start, publishable
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model, train_model
     from snake_dist.preparation import prepare
+    from snake_dist.run_training import load_model, train_model
     from snake_dist.session import Session
 
     class Log:

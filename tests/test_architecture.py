@@ -27,6 +27,7 @@ COMPOSERS = {
     "preparation",
     "session",
     "run_judge",
+    "run_training",
     "summary",
     "finetune",
     "run_plan",

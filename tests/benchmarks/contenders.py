@@ -20,7 +20,7 @@ Steps = list[tuple[float, int]]
 
 def snake_dist(data: str, num_steps: int) -> Steps:
     """The package's own loop, logging every step."""
-    from snake_dist import finetune
+    from snake_dist import run_training
     from snake_dist.cluster.world import agree, world_from_environment
     from snake_dist.model import base
     from snake_dist.preparation import prepare
@@ -39,7 +39,7 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     run = prepare(
         parse_run_config([part for name, value in flags.items() for part in (f"--{name}", str(value))]), world
     )
-    model, collate = finetune.load_model(run)
+    model, collate = run_training.load_model(run)
     engine = start_engine(model, run.ds_config)
     steps: Steps = []
     last = time.perf_counter()

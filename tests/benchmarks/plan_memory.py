@@ -138,9 +138,9 @@ def work(argv: list[str]) -> None:
 
     torch.set_num_threads(1)
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model, train_model
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
+    from snake_dist.run_training import load_model, train_model
     from snake_dist.session import Session
 
     run = prepare(parse_run_config(argv), world_from_environment())

@@ -36,9 +36,9 @@ def time_steps(runs: list[list[str]]) -> dict[str, Any]:
     import torch
 
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
+    from snake_dist.run_training import load_model
     from snake_dist.training.engine import start_engine
     from snake_dist.training.loop import training_step
 

@@ -84,9 +84,9 @@ def counting_collectives() -> Iterator[dict[str, Counter[str]]]:
 def collectives(argvs: list[list[str]]) -> list[dict[str, Any]]:
     """Of each run, bytes and calls of its last step, metrics and stop flags included, evaluation not."""
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model, train_model
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
+    from snake_dist.run_training import load_model, train_model
     from snake_dist.session import Session
 
     found = []
@@ -135,9 +135,9 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.data.batching import ExampleStream
     from snake_dist.data.dataset import TokenizedDataset
-    from snake_dist.finetune import load_model, train_model
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
+    from snake_dist.run_training import load_model, train_model
     from snake_dist.session import Session
     from snake_dist.training import loop
     from snake_dist.training.metrics import MetricsLog

@@ -9,8 +9,8 @@ import pytest
 
 from snake_dist.checkpoint.adapter import prove_adapter, read_metadata
 from snake_dist.errors import InputError
-from snake_dist.finetune import load_model, train_model
 from snake_dist.preparation import prepare
+from snake_dist.run_training import load_model, train_model
 from snake_dist.session import Session
 from snake_dist.summary import adapter_metadata, model_card
 from tests.ranks import run_on_ranks

@@ -23,8 +23,8 @@ def step_messages(config: sd.RunConfig) -> dict[str, tuple[int, int]]:
     from torch.utils._pytree import tree_iter
 
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model
     from snake_dist.preparation import prepare
+    from snake_dist.run_training import load_model
     from snake_dist.training.engine import start_engine
     from snake_dist.training.loop import training_step
 

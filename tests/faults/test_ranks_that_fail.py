@@ -61,9 +61,9 @@ def test_12_the_rank_that_holds_the_store(tmp_path, llama_dir, data):
 
 def dump_parameters(path: str) -> None:
     """At the end of training, a digest of what this rank holds."""
-    from snake_dist import finetune
+    from snake_dist import run_training
 
-    real = finetune.run_steps
+    real = run_training.run_steps
 
     def run_steps(engine: Any, *positional: Any, **named: Any) -> None:
         real(engine, *positional, **named)
@@ -73,7 +73,7 @@ def dump_parameters(path: str) -> None:
                 digest.update(parameter.detach().float().numpy().tobytes())
         Path(path).write_text(digest.hexdigest())
 
-    finetune.run_steps = run_steps
+    run_training.run_steps = run_steps
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "float32"), (2, "bfloat16")])

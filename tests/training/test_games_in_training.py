@@ -129,8 +129,8 @@ def forward_unequally(config):
     import torch
 
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model
     from snake_dist.preparation import prepare
+    from snake_dist.run_training import load_model
     from snake_dist.training.engine import joined_forwards, start_engine
 
     run = prepare(config, world_from_environment())

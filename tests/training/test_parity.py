@@ -85,7 +85,7 @@ def train_padded(configs):
     """On a rank: the same, with one example a row and padding, as for models that cannot pack."""
     from unittest.mock import patch
 
-    with patch("snake_dist.finetune.use_packed_attention", lambda _: False):
+    with patch("snake_dist.run_training.use_packed_attention", lambda _: False):
         return train_each(configs)
 
 
@@ -129,7 +129,7 @@ def train_with_an_overflow(configs):
         )
         return engine
 
-    with patch("snake_dist.finetune.start_engine", start_and_spoil):
+    with patch("snake_dist.run_training.start_engine", start_and_spoil):
         outcomes = train_each(configs)
     return [(*outcome, torch.distributed.get_rank()) for outcome in outcomes]
 

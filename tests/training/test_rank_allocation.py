@@ -86,8 +86,8 @@ def ours(configs):
     from snake_dist.checkpoint.adapter import gather_adapter
     from snake_dist.checkpoint.published import adapter_start, publishable
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.finetune import load_model
     from snake_dist.preparation import prepare
+    from snake_dist.run_training import load_model
     from snake_dist.training.engine import start_engine
     from snake_dist.training.loop import run_steps
     from snake_dist.training.parameters import whole_parameter
