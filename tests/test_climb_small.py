@@ -12,14 +12,14 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = "launcher/recipes/climb/small-boards.yaml"
-MIN_MEAN_APPLES = 12.0
-"""Random legal moves eat 5.4 apples on this board, greedy 14.9, BFS 16.1."""
+MIN_MEAN_APPLES = 14.9
+"""What greedy eats on this board (random legal moves 5.3, BFS 16.2, this recipe 26.8 when it was written)."""
 
 
 @pytest.mark.slow
 def test_the_first_stage_still_learns_to_play(tmp_path: Path) -> None:
     recipe = yaml.safe_load((REPOSITORY / RECIPE).read_text())
-    recipe |= {"stages": recipe["stages"][:1], "play": {"games": 20, "bank-states": 0}}
+    recipe |= {"stages": recipe["stages"][:1], "play": {"games": 40, "bank-states": 0}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [sys.executable, "launcher/climb.py", "--recipe", str(tmp_path / "recipe.yaml")]
     subprocess.run([*command, "--output", str(tmp_path / "climb")], cwd=REPOSITORY, check=True, timeout=3600)
