@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
+from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.run_climb import Step
 
 HEAD = (
@@ -19,7 +20,7 @@ _PLAYED = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple",
 
 def write_results(steps: Sequence[Step], output: Path) -> str:
     """Write both files, with every judged stage; returns the table: each stage, after the base model on its board."""
-    stages = list(_judged(steps))
+    stages = list(_judged(steps, output))
     write_json_atomically(output / "climb.json", {"stages": stages})
     rows = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
     boards: set[str] = set()
@@ -28,29 +29,35 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
         if board not in boards:
             rows.append(_row(["base", *"----", board], stage["base"]))
         boards.add(board)
-        share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{stage['train_tokens']:,}"
-        minutes, loss = f"{stage['seconds'] / 60:.0f}", f"{stage['held_out_loss']:.4f}"
+        training = stage["training"]
+        share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{training['num_tokens']:,}"
+        minutes, loss = f"{training['seconds'] / 60:.0f}", f"{training['eval/loss']:.4f}"
         rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], stage))
     table = "\n".join(rows)
     write_text_atomically(output / "climb.md", table + "\n")
     return table
 
 
-def _judged(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
-    """What summary.json and report.json say of each stage that has both."""
+def _judged(steps: Sequence[Step], output: Path) -> Iterator[dict[str, Any]]:
+    """What a training's record and the report say of each stage that has both; paths are relative to `output`."""
+    import yaml
+
     for directory in dict.fromkeys(step.stage for step in steps):
         trained, judged = directory / "run/summary.json", directory / "report/report.json"
         if trained.is_file() and judged.is_file():
             summary, report = json.loads(trained.read_text()), json.loads(judged.read_text())
+            config = yaml.safe_load((directory / "run/config.yaml").read_text(encoding="utf-8"))
             base, adapter = (_rates(report, who) for who in ("base", "adapter"))
             yield {
                 "stage": directory.name,
-                "train_tokens": summary["training"]["num_tokens"],
-                "seconds": summary["training"]["seconds"],
+                "adapter": str((directory / "run" / ADAPTER_DIR).relative_to(output)),
+                "seed": config["seed"],
                 "ranks": summary["world_size"],
+                "data_fingerprint": summary["data"]["fingerprint"],
+                "train_examples": summary["data"]["train_examples"],
+                "eval_examples": summary["data"]["eval_examples"],
                 "trainable_share": summary["parameters"]["trainable_share"],
-                "held_out_loss": summary["training"]["eval/loss"],
-                "adapter": summary["adapter_dir"],
+                "training": summary["training"],
                 "board": "{grid_size}x{grid_size} {mode}".format(**report["settings"]),
                 "base": base,
                 **adapter,

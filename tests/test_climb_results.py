@@ -13,7 +13,7 @@ TRAINED = {
     "training": {"num_tokens": 399_856, "seconds": 1080.0, "eval/loss": 0.0031},
     "world_size": 2,
     "parameters": {"trainable_share": 0.0677},
-    "adapter_dir": "adapter",
+    "data": {"fingerprint": "ca10", "train_examples": 3968, "eval_examples": 72},
 }
 
 
@@ -38,6 +38,7 @@ def stage(directory: Path, report: dict[str, Any] | None) -> Step:
         if content:
             (directory / path).parent.mkdir(parents=True)
             (directory / path).write_text(json.dumps(content))
+    (directory / "run/config.yaml").write_text("seed: 7\n")
     return Step(directory, directory / "report/report.json", [])
 
 
@@ -67,3 +68,6 @@ def test_a_row_has_what_a_stage_was_trained_with_and_how_it_played(tmp_path: Pat
     assert rows[4][12] == "-", "no bank was asked for"
     [compact, *_] = json.loads((tmp_path / "climb.json").read_text())["stages"]
     assert compact["bank_legal_rate"]["value"] == 0.994
+    assert (compact["seed"], compact["data_fingerprint"]) == (7, "ca10")
+    assert compact["training"]["eval/loss"] == 0.0031
+    assert compact["adapter"] == "1-compact/run/lora_adapters/model_artifacts", "a climb's directory may be moved"
