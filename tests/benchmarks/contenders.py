@@ -20,11 +20,11 @@ Steps = list[tuple[float, int]]
 
 def snake_dist(data: str, num_steps: int) -> Steps:
     """The package's own loop, logging every step."""
-    from snake_dist import run_training
     from snake_dist.cluster.world import agree, world_from_environment
     from snake_dist.model import base
     from snake_dist.preparation import prepare
     from snake_dist.run_config import parse_run_config
+    from snake_dist.run_training import load_model
     from snake_dist.training.engine import start_engine
     from snake_dist.training.loop import run_steps
 
@@ -39,7 +39,7 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     run = prepare(
         parse_run_config([part for name, value in flags.items() for part in (f"--{name}", str(value))]), world
     )
-    model, collate = run_training.load_model(run)
+    model, collate = load_model(run)
     engine = start_engine(model, run.ds_config)
     steps: Steps = []
     last = time.perf_counter()
