@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, ranks_per_node, split_output_dir
+from snake_dist.cluster.world import usable_cores
 from snake_dist.errors import InputError
 
 
@@ -37,12 +39,19 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
 
 
 def start_ranks(launcher: str, num_ranks: int) -> list[str]:
-    """What stands before a program that runs on so many ranks of this machine."""
+    """What stands before a program that runs on so many ranks of this machine.
+
+    torchrun gives each rank one thread, unless told otherwise: it is told to share this process's threads among them,
+    which are as many as OMP_NUM_THREADS says (a Slurm job sets it) or as it has cores.
+    """
     if num_ranks == 1:
         return [sys.executable]
     if launcher == "deepspeed":
         return ["deepspeed", "--num_accelerators", str(num_ranks)]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = max(1, (int(given) if given.isdigit() else usable_cores()) // num_ranks)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    return ["env", f"OMP_NUM_THREADS={threads}", *torchrun]
 
 
 def check_hostfile(hostfile: Path, job: Job) -> None:

@@ -124,8 +124,12 @@ def _share_cores(world: World) -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world.local_size))
+        torch.set_num_threads(max(1, usable_cores() // world.local_size))
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:

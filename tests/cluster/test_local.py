@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from snake_dist.cluster import local
 from snake_dist.cluster.job import Job
 from snake_dist.cluster.local import commands_for
 from snake_dist.errors import InputError
@@ -96,6 +97,15 @@ def test_without_slurm_the_user_hears_what_there_is_instead(place):
     done = subprocess.run(SUBMIT, cwd=place, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("submit.py: error: sbatch: not found on this machine; --dry-run prints")
+
+
+@pytest.mark.parametrize(("given", "ranks", "threads"), [(None, 2, 3), ("16", 2, 8), ("16", 3, 5), ("2", 4, 1)])
+def test_ranks_of_torchrun_share_the_threads_of_one_process(monkeypatch, given, ranks, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(local, "usable_cores", lambda: 6)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert local.start_ranks("torchrun", ranks)[:2] == ["env", f"OMP_NUM_THREADS={threads}"]
 
 
 HOSTFILES = {
