@@ -38,12 +38,9 @@ def train_twice(whole: Any, resumed: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("float16_hardware")
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_resumed_fp16_run_scales_as_before(tmp_path, stage):
-    from deepspeed.accelerator import get_accelerator
-
-    if not get_accelerator().is_fp16_supported():
-        pytest.skip("this machine does not compute in float16")
     llama = tiny_llama(tmp_path / "llama", initializer_range=0.2)
     data = tiny_data(tmp_path / "data")
     ds = tmp_path / "ds.json"

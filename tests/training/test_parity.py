@@ -134,11 +134,8 @@ def train_with_an_overflow(configs):
     return [(*outcome, torch.distributed.get_rank()) for outcome in outcomes]
 
 
+@pytest.mark.usefixtures("float16_hardware")
 def test_fp16_skips_the_same_step_on_every_rank(make_config, tmp_path):
-    from deepspeed.accelerator import get_accelerator
-
-    if not get_accelerator().is_fp16_supported():
-        pytest.skip("this machine does not compute in float16")
     configs = []
     for stage in ("zero0", "zero1", "zero2", "zero3"):
         config = make_config(f"fp16-{stage}", ZERO[stage], base_dtype="float16")
