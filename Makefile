@@ -22,8 +22,8 @@ test-slow: .venv/.installed-test
 # Speed against TRL and the matrix products alone, then how cost grows: about 45 minutes on two quiet cores.
 bench: .venv/.installed
 	$(BIN)/python -m pip install -e '.[bench]'
-	python tests/benchmarks/speed.py
-	python tests/benchmarks/scaling.py
+	python benchmarks/speed.py
+	python benchmarks/scaling.py
 
 lint: .venv/.installed-test
 	ruff check .
@@ -41,7 +41,7 @@ lint: .venv/.installed-test
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -e '.[test]'
-	bash tests/install_browser.sh
+	bash tests/support/install_browser.sh
 	touch $@
 
 clean:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import tyro
 
-from snake_dist.cluster import queue
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.cluster import sbatch as queue
 from snake_dist.cluster.local import run_all
 from snake_dist.cluster.slurm import render
-from snake_dist.run_config import parse_dataclass, run_launcher
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Ablate:
 def main(argv: list[str]) -> None:
     flags = parse_dataclass(Ablate, argv)
 
-    from snake_dist.ablation_grid import read_ablation
-    from snake_dist.run_ablation import check_cells, commands, keep_grid, pending, table_job, write_results
+    from snake_dist.ablation.grid import read_ablation
+    from snake_dist.ablation.runs import check_cells, commands, keep_grid, pending, table_job, write_results
 
     ablation = read_ablation(flags.grid, flags.output, sys.executable)
     check_cells(ablation, is_here=not flags.slurm and not flags.table)

@@ -5,8 +5,8 @@ python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltoni
 
 from __future__ import annotations
 
-from snake_dist.evaluation.analysis import Analysis, analyse
-from snake_dist.run_config import parse_dataclass, run_launcher
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.evaluation.report.analysis import Analysis, analyse
 
 
 def main(argv: list[str]) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shlex
 import sys
 
-from snake_dist.climb_results import write_results
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.climb.results import write_results
+from snake_dist.climb.stages import Climb, read_climb
 from snake_dist.cluster.local import run_all
-from snake_dist.run_climb import Climb, read_climb
-from snake_dist.run_config import parse_dataclass, run_launcher
 
 
 def main(argv: list[str]) -> None:

@@ -6,8 +6,8 @@ python launcher/correct.py --games REPORT/games/adapter.jsonl --policy bfs-safe 
 
 from __future__ import annotations
 
-from snake_dist.run_config import parse_dataclass, run_launcher
-from snake_dist.run_correction import Correction, correct
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.climb.correction import Correction, correct
 
 
 def main(argv: list[str]) -> None:

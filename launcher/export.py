@@ -6,7 +6,7 @@ python launcher/export.py --adapter runs/mine/lora_adapters/model_artifacts --me
 from __future__ import annotations
 
 from snake_dist.checkpoint.export import Export, export
-from snake_dist.run_config import parse_dataclass, run_launcher
+from snake_dist.cli import parse_dataclass, run_launcher
 
 
 def main(argv: list[str]) -> None:

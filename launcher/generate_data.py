@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from snake_dist.data.generation import GenerationConfig, default_output_dir, generate
-from snake_dist.run_config import parse_dataclass, run_launcher
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.data.generation import default_output_dir, generate
+from snake_dist.data.generation_config import GenerationConfig
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ python launcher/plan.py --base-model ./llama-8b --gpus 16 --gpus-per-node 8 --wr
 
 from __future__ import annotations
 
-from snake_dist.run_config import parse_dataclass, run_launcher
+from snake_dist.cli import parse_dataclass, run_launcher
 
 
 def main(argv: list[str]) -> None:
-    from snake_dist.run_plan import Plan
+    from snake_dist.planning.plan import Plan
 
     flags = parse_dataclass(Plan, argv)
 
-    from snake_dist.checkpoint.publish import write_json_atomically
-    from snake_dist.plan_text import render_plan
-    from snake_dist.run_plan import make_plan, recommended_ds_config
+    from snake_dist.files import write_json_atomically
+    from snake_dist.planning.plan import make_plan, recommended_ds_config
+    from snake_dist.planning.text import render_plan
 
     planned = make_plan(flags)
     print(render_plan(planned, flags.plan))

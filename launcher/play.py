@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from snake_dist.cli import parse_dataclass, run_launcher
 from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
-from snake_dist.evaluation.judge import Ranks
+from snake_dist.evaluation.judging.match import Ranks
 from snake_dist.evaluation.play import Play, play
-from snake_dist.run_config import parse_dataclass, run_launcher
 
 
 def main(argv: list[str]) -> None:

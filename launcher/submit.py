@@ -14,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from snake_dist.cluster import queue
+from snake_dist.cli import parse_dataclass, run_launcher
+from snake_dist.cluster import sbatch as queue
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete, world_size
 from snake_dist.cluster.local import commands_for, run_all
-from snake_dist.cluster.recipes import read_recipe
 from snake_dist.cluster.slurm import render
 from snake_dist.cluster.status import describe
-from snake_dist.run_config import check_run_flags, parse_dataclass, run_launcher
+from snake_dist.recipes import read_recipe
+from snake_dist.run.config import check_run_flags
 
 
 @dataclass(frozen=True)

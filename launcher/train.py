@@ -7,13 +7,14 @@ python launcher/train.py --max-steps 20 --play-games 4
 
 from __future__ import annotations
 
-from snake_dist.run_config import parse_run_config, run_launcher
+from snake_dist.cli import run_launcher
+from snake_dist.run.config import parse_run_config
 
 
 def main(argv: list[str]) -> None:
     config = parse_run_config(argv)
 
-    from snake_dist.finetune import finetune
+    from snake_dist.run.finetune import finetune
 
     finetune(config)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_models import tiny_llama
+from tests.support.tiny_models import tiny_llama
 
 # Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,12 +9,12 @@ import pytest
 
 import snake_dist as sd
 from snake_dist.errors import InputError
-from tests.runs import tiny_config, tiny_data
+from tests.support.runs import tiny_config, tiny_data
 
 SCRIPT = """
 import sys
 import snake_dist as sd
-from tests.runs import tiny_config
+from tests.support.runs import tiny_config
 
 if __name__ == "__main__":
     model, data, output = sys.argv[1:]

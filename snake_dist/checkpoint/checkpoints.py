@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from snake_dist.checkpoint.publish import MANIFEST, check_intact, publish_directory
 from snake_dist.errors import InputError, NoGoodCheckpointError
+from snake_dist.files import MANIFEST, check_intact, publish_directory
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snake_dist.checkpoint.adapter import METADATA, load_adapter, read_metadata
-from snake_dist.checkpoint.publish import check_intact, publish_directory
+from snake_dist.checkpoint.saved_adapter import METADATA, load_adapter, read_metadata
 from snake_dist.errors import InputError
+from snake_dist.files import check_intact, publish_directory
 from snake_dist.model import base
 
 if TYPE_CHECKING:

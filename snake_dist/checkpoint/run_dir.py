@@ -15,8 +15,8 @@ from filelock import FileLock as RunDirLock
 from filelock import Timeout
 
 from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftovers, committed, verify
-from snake_dist.checkpoint.publish import write_json_atomically, write_text_atomically
 from snake_dist.errors import InputError
+from snake_dist.files import write_json_atomically, write_text_atomically
 
 ADAPTER_DIR = Path("lora_adapters/model_artifacts")
 """Where a run leaves its adapter."""

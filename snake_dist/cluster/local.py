@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, ranks_per_node, split_output_dir
-from snake_dist.cluster.world import usable_cores
+from snake_dist.cores import usable_cores
 from snake_dist.errors import InputError
 
 

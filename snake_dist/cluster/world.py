@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from snake_dist.cores import usable_cores
 from snake_dist.errors import InputError
 
 Value = TypeVar("Value")
@@ -125,11 +126,6 @@ def _share_cores(world: World) -> None:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // world.local_size))
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:

@@ -15,11 +15,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def num_usable_cores() -> int:
-    """Cores this process may run on, which a cluster sets below the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def ordered_map(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:

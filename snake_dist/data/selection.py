@@ -17,7 +17,7 @@ import numpy as np
 
 from snake_dist.data.batching import shuffled
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.data.splits import held_out_games
+from snake_dist.data.game_keys import held_out_games
 from snake_dist.data.tokenization import write_once
 from snake_dist.errors import InputError
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snake_dist.data.game_keys import common_root, game_keys
 from snake_dist.data.records import Record, check_train_seed, read_records
-from snake_dist.data.splits import common_root, game_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.animation import check_gif_path, write_gif
-from snake_dist.evaluation.comparison import compare
-from snake_dist.evaluation.episodes import Episode, game_seeds
-from snake_dist.evaluation.human import read_human_games
-from snake_dist.evaluation.judge import Games, Ranks
-from snake_dist.evaluation.page import write_page
-from snake_dist.evaluation.players import (
+from snake_dist.evaluation.judging.comparison import compare
+from snake_dist.evaluation.judging.episodes import Episode, game_seeds
+from snake_dist.evaluation.judging.match import Games, Ranks
+from snake_dist.evaluation.players.entrants import (
     Entrant,
     PlayerOptions,
     find_entrants,
@@ -23,7 +20,10 @@ from snake_dist.evaluation.players import (
     trained_prompts,
     training_runs,
 )
-from snake_dist.evaluation.report import render_table, write_report
+from snake_dist.evaluation.players.terminal import read_human_games
+from snake_dist.evaluation.report.animation import check_gif_path, write_gif
+from snake_dist.evaluation.report.numbers import render_table, write_report
+from snake_dist.evaluation.report.page import write_page
 from snake_dist.game.board import State
 
 _LOWEST = {"games": 1, "first_game": 0, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}

@@ -162,7 +162,7 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0)
     """Freeze `model` and wrap it with the adapter; only the adapter's parameters are left trainable.
 
     `num_steps`, the optimizer steps of the whole run, is for AdaLoRA's schedule alone. PiSSA takes its
-    start out of the base's weights: `checkpoint.published.adapter_start` keeps what was taken.
+    start out of the base's weights: `checkpoint.plain_lora.adapter_start` keeps what was taken.
 
     The adapter takes the base's dtype (the optimizer keeps fp32 masters): fp32 adapters on a bf16 base break
     ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError if no module

@@ -15,7 +15,10 @@ from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
 from snake_dist.errors import InputError, RankError
-from snake_dist.training.engine import (
+from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.rank_allocation import RankAllocation
+from snake_dist.training.schedule import learning_rate_at
+from snake_dist.zero.engine import (
     backward,
     gradient_norm,
     peak_memory_gib,
@@ -23,9 +26,6 @@ from snake_dist.training.engine import (
     take_step,
     was_skipped,
 )
-from snake_dist.training.loss import forward_trained, loss_sum
-from snake_dist.training.rank_allocation import RankAllocation
-from snake_dist.training.schedule import learning_rate_at
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.training.engine import gradient_norm, was_skipped
-from snake_dist.training.parameters import loss_scale, set_parameter, whole_gradient, whole_parameter
+from snake_dist.zero.engine import gradient_norm, was_skipped
+from snake_dist.zero.parameters import loss_scale, set_parameter, whole_gradient, whole_parameter
 
 if TYPE_CHECKING:
     import torch

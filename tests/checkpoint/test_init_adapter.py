@@ -10,10 +10,10 @@ import pytest
 
 from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.errors import InputError
-from snake_dist.finetune import finetune
-from tests.ranks import run_on_ranks
-from tests.runs import adapter_tensors, tiny_config, tiny_data
-from tests.tiny_models import tiny_llama
+from snake_dist.run.finetune import finetune
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import adapter_tensors, tiny_config, tiny_data
+from tests.support.tiny_models import tiny_llama
 
 
 @pytest.fixture(scope="module")

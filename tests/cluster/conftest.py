@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import slurm_cluster
+from tests.support import slurm_cluster
 
 
 @pytest.fixture(scope="session")

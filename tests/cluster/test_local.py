@@ -16,7 +16,7 @@ from snake_dist.cluster import local
 from snake_dist.cluster.job import Job
 from snake_dist.cluster.local import commands_for
 from snake_dist.errors import InputError
-from tests.slurm_cluster import ROOT, wait_until
+from tests.support.slurm_cluster import ROOT, wait_until
 
 BIN = Path(sys.executable).parent
 SUBMIT = [sys.executable, str(ROOT / "launcher/submit.py"), "--job-name", "here", "--directory", "job"]
@@ -26,7 +26,7 @@ SUBMIT = [sys.executable, str(ROOT / "launcher/submit.py"), "--job-name", "here"
 def place(tmp_path: Path) -> Path:
     """A directory to run in, with the stub trainer as its launcher/train.py."""
     (tmp_path / "launcher").mkdir()
-    shutil.copy(ROOT / "tests/stub_trainer.py", tmp_path / "launcher/train.py")
+    shutil.copy(ROOT / "tests/support/stub_trainer.py", tmp_path / "launcher/train.py")
     (tmp_path / "stub.json").write_text('{"steps": 3, "step_s": 0}')
     return tmp_path
 

@@ -1,6 +1,6 @@
 """Generated scripts on a real Slurm: what the traps of signals, ports, requeues and arrays do to a run.
 
-The trainer is tests/stub_trainer.py here; test_real_slurm_training.py has the real one.
+The trainer is tests/support/stub_trainer.py here; test_real_slurm_training.py has the real one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 import pytest
 
 from snake_dist.errors import InputError
-from tests import slurm_cluster
-from tests.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+from tests.support import slurm_cluster
+from tests.support.slurm_cluster import ROOT, Cluster, load_submit, wait_until
 
 
 def with_stub(directory: Path) -> Path:
     """A directory to submit from, with the stub as its launcher/train.py."""
     (directory / "launcher").mkdir()
-    shutil.copy(ROOT / "tests/stub_trainer.py", directory / "launcher/train.py")
+    shutil.copy(ROOT / "tests/support/stub_trainer.py", directory / "launcher/train.py")
     return directory
 
 

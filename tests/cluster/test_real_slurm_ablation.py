@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.ablations import PRESETS, with_trainer, write_grid
-from tests.slurm_cluster import ROOT
+from tests.support.ablations import PRESETS, with_trainer, write_grid
+from tests.support.slurm_cluster import ROOT
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from snake_dist.finetune import finetune
-from tests.ranks import run_on_ranks
-from tests.runs import adapter_tensors, logged, tiny_config, tiny_data
-from tests.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+from snake_dist.run.finetune import finetune
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import adapter_tensors, logged, tiny_config, tiny_data
+from tests.support.slurm_cluster import ROOT, Cluster, load_submit, wait_until
 
 NUM_STEPS = 80
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snake_dist.cluster.job import Job, array_tasks, time_limit_s
-from snake_dist.cluster.recipes import read_recipe
 from snake_dist.cluster.slurm import render
 from snake_dist.errors import InputError
-from tests.slurm_cluster import load_submit
+from snake_dist.recipes import read_recipe
+from tests.support.slurm_cluster import load_submit
 
 RECIPES = sorted(Path("slurm/recipes").glob("*.yaml"))
 

@@ -4,7 +4,7 @@ import pytest
 
 from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
 from snake_dist.errors import InputError
-from tests.ranks import run_on_ranks
+from tests.support.ranks import run_on_ranks
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from snake_dist.data.tokenization import encode_prompt, hash_prompt, tokenize
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.model.base import load_tokenizer
-from tests.tiny_models import tiny_tokenizer
+from tests.support.tiny_models import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
-from snake_dist.data import games as games_module
-from snake_dist.data.completions import begins_shortest_path, render_completion
-from snake_dist.data.games import LOST
-from snake_dist.data.generation import GenerationConfig, check_generation, default_output_dir, generate
+from snake_dist.data import game_lines as games_module
+from snake_dist.data.game_keys import game_keys
+from snake_dist.data.game_lines import LOST
+from snake_dist.data.generation import default_output_dir, generate
+from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.data.parallel import ordered_map
 from snake_dist.data.records import check_train_seed, read_records, resolve_paths
-from snake_dist.data.splits import game_keys
-from snake_dist.data.symmetry import NUM_SYMMETRIES, transform_cell, transform_move, transform_state
 from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, legal_moves, new_game, step
-from snake_dist.game.text import parse_moves, parse_reply, render_prompt
+from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_cell, transform_move, transform_state
 from snake_dist.heuristics.policies import POLICIES
+from snake_dist.styles.completions import begins_shortest_path, render_completion
+from snake_dist.styles.prompts import parse_moves, parse_reply, render_prompt
 
 LAUNCHER = Path(__file__).parents[2] / "launcher" / "generate_data.py"
 SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)

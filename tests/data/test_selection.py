@@ -14,7 +14,7 @@ from snake_dist.data.selection import Split, draw, select
 from snake_dist.data.tokenization import INDEX_DTYPE
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
-from tests.tiny_models import tiny_tokenizer
+from tests.support.tiny_models import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

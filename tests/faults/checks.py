@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.runs import logged
+from tests.support.runs import logged
 
 NUM_STEPS = 8
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults import ranks
 from tests.faults.ranks import at_step, flags_of, launch
-from tests.runs import tiny_data
+from tests.support.runs import tiny_data
 
 
 @pytest.fixture(scope="session")

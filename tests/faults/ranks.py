@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.ranks import _context
-from tests.runs import tiny_flags
+from tests.support.ranks import _context
+from tests.support.runs import tiny_flags
 
 Fault = tuple[int, Callable[..., None], tuple[Any, ...]]
 """(rank, function that changes that rank's process before it starts, its arguments)."""
@@ -118,7 +118,7 @@ def _run_rank(
     os.dup2(descriptor, 2)
     import torch
 
-    from snake_dist import run_config
+    from snake_dist.run import config as run_config
 
     run_config.WAIT_TO_BE_STOPPED_S = 0.0
     torch.set_num_threads(1)

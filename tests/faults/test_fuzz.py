@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from snake_dist.checkpoint import checkpoints
-from snake_dist.checkpoint.adapter import read_metadata
-from snake_dist.checkpoint.publish import MANIFEST, sha256_of
+from snake_dist.checkpoint.saved_adapter import read_metadata
 from snake_dist.data.records import read_records
 from snake_dist.errors import InputError
+from snake_dist.files import MANIFEST, sha256_of
 from snake_dist.model.base import choose_dtype
-from snake_dist.run_config import RunConfig, parse_run_config
-from snake_dist.training.ds_config import build_ds_config, fill_ds_config, read_ds_config
-from tests.runs import OWNED_BY_RUN
+from snake_dist.run.config import RunConfig, parse_run_config
+from snake_dist.zero.config import build_ds_config, fill_ds_config, read_ds_config
+from tests.support.runs import OWNED_BY_RUN
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(

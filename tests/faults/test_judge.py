@@ -18,7 +18,7 @@ NUM_GAMES = 3
 
 def at_game(number: int, action: Any, *args: Any) -> None:
     """Call `action(*args)` when this rank has logged so many games."""
-    from snake_dist.evaluation import game_log
+    from snake_dist.evaluation.judging import game_log
 
     real, logged = game_log.GameLog.append, []
 

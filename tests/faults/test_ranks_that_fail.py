@@ -15,7 +15,7 @@ import pytest
 from tests.faults import ranks
 from tests.faults.checks import check_equal, checkpoint_steps, status_of
 from tests.faults.ranks import Ranks, at_step, errors_of, flags_of, launch
-from tests.runs import adapter_tensors, logged
+from tests.support.runs import adapter_tensors, logged
 
 TIMEOUT_S = 5
 
@@ -61,7 +61,7 @@ def test_12_the_rank_that_holds_the_store(tmp_path, llama_dir, data):
 
 def dump_parameters(path: str) -> None:
     """At the end of training, a digest of what this rank holds."""
-    from snake_dist import run_training
+    from snake_dist.run import training as run_training
 
     real = run_training.run_steps
 

@@ -10,12 +10,12 @@ import pytest
 
 from snake_dist.cluster.world import World
 from snake_dist.errors import InputError
-from snake_dist.preparation import check_config
-from snake_dist.run_config import parse_run_config
+from snake_dist.run.config import parse_run_config
+from snake_dist.run.preparation import check_config
 from tests.faults import ranks
 from tests.faults.checks import NUM_STEPS, check_equal, checkpoint_steps, copied, ids_of, status_of
 from tests.faults.ranks import at_step, flags_of, launch
-from tests.runs import adapter_tensors, logged
+from tests.support.runs import adapter_tensors, logged
 
 
 def session_of(interrupted: Path, number: int) -> dict:

@@ -12,7 +12,7 @@ import pytest
 from snake_dist.checkpoint.checkpoints import committed
 from tests.faults.checks import adapter_hash, checkpoint_steps, status_of
 from tests.faults.ranks import Ranks, flags_of
-from tests.runs import logged
+from tests.support.runs import logged
 
 NUM_KILLS, NUM_STEPS = 30, 120
 

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from snake_dist.checkpoint import checkpoints
-from snake_dist.checkpoint.publish import MANIFEST, sha256_of
 from snake_dist.checkpoint.writer import CheckpointWriter
 from snake_dist.errors import InputError, NoGoodCheckpointError
-from snake_dist.finetune import finetune
-from snake_dist.run_config import parse_run_config
+from snake_dist.files import MANIFEST, sha256_of
+from snake_dist.run.config import parse_run_config
+from snake_dist.run.finetune import finetune
 from tests.faults import ranks
 from tests.faults.checks import check_equal, checkpoint_steps, copied, status_of
 from tests.faults.ranks import at_step, flags_of, launch
-from tests.ranks import _context, run_on_ranks
-from tests.tiny_models import tiny_llama
+from tests.support.ranks import _context, run_on_ranks
+from tests.support.tiny_models import tiny_llama
 
 NUMBERS = {"fingerprint": {}, "optimizer": {"optimizer_steps": 1, "loss_scaler": {}}, "held_out_loss": None}
 

@@ -10,7 +10,7 @@ from snake_dist.game.board import End, Move, State
 from snake_dist.game.rules import SEED_RANGES, new_game, step
 from snake_dist.heuristics.hamiltonian import cycle_slots, hamiltonian_move, shortcut_move
 from snake_dist.heuristics.policies import POLICIES, bfs_safe
-from tests.heuristics.positions import positions
+from tests.support.positions import positions
 
 
 @pytest.mark.parametrize("mode", ["classic", "wrap"])

@@ -14,7 +14,7 @@ from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import SEED_RANGES, legal_moves, new_game, step
 from snake_dist.heuristics.policies import POLICIES, apple_distance, check_policy, random_legal
 from snake_dist.heuristics.search import distances, shortest_path
-from tests.heuristics.positions import positions
+from tests.support.positions import positions
 
 # Mean apples on 6x6 in 2,000 games of an independent implementation; steps to fill where all games fill it.
 REFERENCE_APPLES = {"random-legal": (5.36, 200), "greedy": (14.9, 500), "bfs": (16.1, 500), "bfs-safe": (34.6, 120)}

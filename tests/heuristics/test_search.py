@@ -23,7 +23,7 @@ from snake_dist.heuristics.search import (
     tail_distance,
     tail_distances,
 )
-from tests.heuristics.positions import positions
+from tests.support.positions import positions
 
 U, D, L, R = Move.UP, Move.DOWN, Move.LEFT, Move.RIGHT
 

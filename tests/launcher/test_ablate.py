@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ablations import PRESETS, TRAINER, with_trainer, write_grid
-from tests.runs import tiny_data
-from tests.slurm_cluster import ROOT, wait_until
+from tests.support.ablations import PRESETS, TRAINER, with_trainer, write_grid
+from tests.support.runs import tiny_data
+from tests.support.slurm_cluster import ROOT, wait_until
 
 ABLATE = [sys.executable, str(ROOT / "launcher/ablate.py"), "grid.yaml", "--output", "out"]
 

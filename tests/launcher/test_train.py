@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import adapter_tensors, logged, tiny_data
-from tests.tiny_models import tiny_model
+from tests.support.runs import adapter_tensors, logged, tiny_data
+from tests.support.tiny_models import tiny_model
 
 ROOT = Path.cwd()
 BIN = Path(sys.executable).parent
@@ -90,10 +90,10 @@ def test_a_gpt2_needs_no_extra_flag(tmp_path, data):
 
 def sentence_lines(num_games: int) -> str:
     """Lines as third parties bring them: v0.04 sentences, prompt and completion only, game after game."""
-    from snake_dist.data.completions import render_completion
     from snake_dist.game.rules import new_game, step
-    from snake_dist.game.text import render_prompt
     from snake_dist.heuristics.policies import bfs
+    from snake_dist.styles.completions import render_completion
+    from snake_dist.styles.prompts import render_prompt
 
     lines = []
     for seed in range(num_games):
@@ -176,7 +176,7 @@ def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, launch
     program.write_text(
         "import os, time\n"
         "from snake_dist.errors import InputError\n"
-        "from snake_dist.run_config import run_launcher\n"
+        "from snake_dist.cli import run_launcher\n"
         "def main(argv):\n"
         "    time.sleep(3 * (os.environ['RANK'] == '0'))\n"
         "    raise InputError('--adapter lroa')\n"

@@ -10,7 +10,7 @@ from snake_dist.model.adapters import AdapterConfig, attach, count_parameters, i
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.base import ModelConfig, find_base, load_base, model_shape
 from snake_dist.training.loss import forward_trained, loss_sum
-from tests.tiny_models import SHAPES, tiny_model
+from tests.support.tiny_models import SHAPES, tiny_model
 
 # ALiBi (bloom) and attention outside transformers' interface (falcon): these are padded instead.
 PADDED = {"bloom", "falcon"}

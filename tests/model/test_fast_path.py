@@ -9,7 +9,7 @@ from snake_dist.model.adapters import AdapterConfig, attach
 from snake_dist.model.base import load_base
 from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
-from tests.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model
 
 TOKENS = torch.arange(24).view(2, 12)
 

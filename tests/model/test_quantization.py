@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import run_on_ranks
-from tests.runs import tiny_config, train_each, uneven_data
-from tests.tiny_models import tiny_llama
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import tiny_config, train_each, uneven_data
+from tests.support.tiny_models import tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def losses_around_an_evaluation(directory: str, guarded: bool):
 
     from snake_dist.cluster.world import start_process_group, world_from_environment
     from snake_dist.model.base import load_base
-    from snake_dist.training.engine import start_engine
+    from snake_dist.zero.engine import start_engine
 
     start_process_group(world_from_environment())
     model = load_base(directory, "bfloat16", quantization="nf4")

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from snake_dist.evaluation.model_player import greedy_decode
+from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import smollm2
 from snake_dist.model.adapters import AdapterConfig, attach, count_parameters
 from snake_dist.model.attention import use_packed_attention

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from snake_dist.finetune import finetune
-from tests.ranks import run_on_ranks
-from tests.runs import logged, tiny_config, tiny_data
+from snake_dist.run.finetune import finetune
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import logged, tiny_config, tiny_data
 
 pytestmark = [
     pytest.mark.cuda,

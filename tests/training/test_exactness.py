@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from snake_dist.finetune import finetune
-from tests.ranks import run_on_ranks
-from tests.runs import adapter_tensors, logged, tiny_config, tiny_data
+from snake_dist.run.finetune import finetune
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import adapter_tensors, logged, tiny_config, tiny_data
 
 DS_CONFIGS = Path("ds_configs")
 # fp32 sums in another order: measured differences stay below 2e-6 of losses of about 6.

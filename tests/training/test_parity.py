@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ranks import run_on_ranks
-from tests.runs import tiny_config, train_each, uneven_data
-from tests.tiny_models import tiny_llama
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import tiny_config, train_each, uneven_data
+from tests.support.tiny_models import tiny_llama
 
 ADAPTERS = ["lora", "qlora", "adalora", "dora"]
 OFFLOAD = {"device": "cpu"}
@@ -85,7 +85,7 @@ def train_padded(configs):
     """On a rank: the same, with one example a row and padding, as for models that cannot pack."""
     from unittest.mock import patch
 
-    with patch("snake_dist.run_training.use_packed_attention", lambda _: False):
+    with patch("snake_dist.run.training.use_packed_attention", lambda _: False):
         return train_each(configs)
 
 
@@ -117,7 +117,7 @@ def train_with_an_overflow(configs):
 
     import torch
 
-    from snake_dist.training import engine as seam
+    from snake_dist.zero import engine as seam
 
     start = seam.start_engine
 
@@ -129,7 +129,7 @@ def train_with_an_overflow(configs):
         )
         return engine
 
-    with patch("snake_dist.run_training.start_engine", start_and_spoil):
+    with patch("snake_dist.run.training.start_engine", start_and_spoil):
         outcomes = train_each(configs)
     return [(*outcome, torch.distributed.get_rank()) for outcome in outcomes]
 

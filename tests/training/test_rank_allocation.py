@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import run_on_ranks
-from tests.runs import tiny_config, tiny_data
-from tests.tiny_models import tiny_llama
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import tiny_config, tiny_data
+from tests.support.tiny_models import tiny_llama
 
 NUM_STEPS = 8
 # Rank 5 on 37 inputs: sizes that two ranks do not divide.
@@ -40,7 +40,7 @@ def peft_alone(config):
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.data.packing import pad
     from snake_dist.model.base import load_base
-    from snake_dist.preparation import prepare
+    from snake_dist.run.preparation import prepare
     from snake_dist.training.schedule import learning_rate_at
 
     run = prepare(config, world_from_environment())
@@ -83,15 +83,15 @@ def ours(configs):
     """[(losses, {parameter: master}, {parameter: working copy}, state, adapter) of each run]."""
     import torch
 
-    from snake_dist.checkpoint.adapter import gather_adapter
-    from snake_dist.checkpoint.published import adapter_start, publishable
+    from snake_dist.checkpoint.plain_lora import adapter_start, publishable
+    from snake_dist.checkpoint.saved_adapter import gather_adapter
     from snake_dist.cluster.world import world_from_environment
-    from snake_dist.preparation import prepare
-    from snake_dist.run_training import load_model
-    from snake_dist.training.engine import start_engine
+    from snake_dist.run.preparation import prepare
+    from snake_dist.run.training import load_model
     from snake_dist.training.loop import run_steps
-    from snake_dist.training.parameters import whole_parameter
     from snake_dist.training.rank_allocation import rank_allocation
+    from snake_dist.zero.engine import start_engine
+    from snake_dist.zero.parameters import whole_parameter
 
     outcomes = []
     for config in configs:

@@ -1,0 +1,1 @@
+"""Several runs side by side: a grid of settings, its runs, the verdict between values, the page."""

@@ -1,0 +1,58 @@
+"""An ablation's result as one HTML page: no server, no network, opens from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from snake_dist.ablation.verdicts import notes, setting_table, title
+from snake_dist.evaluation.report.page import style_sheet, template
+
+
+def render_page(analysis: Mapping[str, Any]) -> str:
+    """The page of what `ablation.json` holds. Its links go to the runs beside it."""
+    rows, axis_max = _ladder(analysis["settings"])
+    head, *table = setting_table(analysis["settings"])
+    runs = [{"name": name, "apples": _apples_of(run, analysis["settings"])} for name, run in analysis["runs"].items()]
+    return template("ablation.html.j2").render(
+        title=f"Ablation: {analysis['name']}",
+        css=style_sheet(),
+        ladder=rows,
+        ladder_label="Mean apples per game of each setting with 95 % intervals, from weak to strong",
+        axis_max=axis_max,
+        verdicts=analysis["verdicts"],
+        notes=notes(analysis),
+        head=head,
+        table=table,
+        runs=runs,
+        unfinished=analysis["unfinished"],
+    )
+
+
+def _ladder(settings: list[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """(rows from weak to strong, apples at the axis' end), as ladder.html.j2 takes them."""
+    tops = [found["apples"]["ci95"][1] if found["apples"]["ci95"] else found["apples"]["mean"] for found in settings]
+    top = max(1, -int(-max(tops) // 1))
+    rows = []
+    for found in sorted(settings, key=lambda found: found["apples"]["mean"]):
+        apples = found["apples"]
+        low, high = apples["ci95"] or (apples["mean"], apples["mean"])
+        by_seed = apples["by_seed"].values()
+        rows.append(
+            {
+                "name": title(found["choice"]),
+                "kind": "model",
+                "at": round(100 * apples["mean"] / top, 2),
+                "runs": [round(100 * mean / top, 2) for mean in by_seed] if len(by_seed) > 1 else [],
+                "interval": apples["ci95"] is not None,
+                "low": round(100 * low / top, 2),
+                "width": round(100 * (high - low) / top, 2),
+                "text": f"{apples['mean']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if apples["ci95"] else ""),
+            }
+        )
+    return rows, top
+
+
+def _apples_of(run: Mapping[str, Any], settings: list[Mapping[str, Any]]) -> str:
+    (found,) = (found for found in settings if found["name"] == run["setting"])
+    return f"{found['apples']['by_seed'][str(run['seed'])]:.2f}"

@@ -1,0 +1,176 @@
+"""What an ablation found: each setting with an interval over its training seeds, and which value of an axis is better.
+
+Values of an axis are compared in pairs of runs that differ in nothing else: the same other settings, the same seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from snake_dist.evaluation.judging.intervals import as_json, interval_over_runs
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run of the grid, judged."""
+
+    name: str
+    setting: str
+    """All but the seed."""
+    choice: Mapping[str, str]
+    """Axis -> the value it has here."""
+    seed: int
+    games: Mapping[str, Any]
+    """What was played, as report.json has it: only apples of the same games are compared."""
+    apples: Mapping[int, int]
+    """Game seed -> apples, by rising seed."""
+    legal_move_rate: float
+    held_out_loss: float
+    num_tokens: int
+    """Trained on, prompts included."""
+    seconds: float
+    """Of training."""
+
+
+def analyse(runs: Sequence[FinishedRun], axes: Mapping[str, Sequence[str]], compare: Sequence[str]) -> dict[str, Any]:
+    """{"settings": [one a setting], "verdicts": {axis in `compare`: [one a pair of its values, best first]}}.
+
+    `axes`: axis -> its values. All as JSON; a verdict has its words under "says".
+    """
+    by_setting: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        by_setting.setdefault(run.setting, []).append(run)
+    return {
+        "settings": [_summarize(same) for same in by_setting.values()],
+        "verdicts": {axis: _verdicts(runs, axis, axes[axis]) for axis in compare},
+    }
+
+
+def _summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The runs of one setting."""
+    interval = interval_over_runs([list(run.apples.values()) for run in runs])
+    if interval is not None:  # fewer apples than none there cannot be
+        interval = max(0.0, interval[0]), interval[1]
+    return {
+        "name": runs[0].setting,
+        "choice": dict(runs[0].choice),
+        "apples": {
+            "mean": fmean(_mean(run) for run in runs),
+            "ci95": as_json(interval),
+            "by_seed": {str(run.seed): _mean(run) for run in runs},
+        },
+        "games": len(runs[0].apples),
+        "legal_move_rate": fmean(run.legal_move_rate for run in runs),
+        "held_out_loss": fmean(run.held_out_loss for run in runs),
+        "num_tokens": round(fmean(run.num_tokens for run in runs)),
+        "seconds": fmean(run.seconds for run in runs),
+    }
+
+
+def _mean(run: FinishedRun) -> float:
+    return fmean(run.apples.values())
+
+
+def _verdicts(runs: Sequence[FinishedRun], axis: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    means = {value: [_mean(run) for run in runs if run.choice[axis] == value] for value in values}
+    order = sorted((value for value in values if means[value]), key=lambda value: -fmean(means[value]))
+    return [_verdict(runs, axis, better, worse) for better, worse in itertools.combinations(order, 2)]
+
+
+def _verdict(runs: Sequence[FinishedRun], axis: str, one: str, other: str) -> dict[str, Any]:
+    """How `one` value of the axis compares with another."""
+    sides = [{_rest(run, axis): run for run in runs if run.choice[axis] == value} for value in (one, other)]
+    pairs = [(sides[0][rest], sides[1][rest]) for rest in sides[0] if rest in sides[1]]
+    found: dict[str, Any] = {"values": [one, other], "pairs": len(pairs), "seeds": len({a.seed for a, _ in pairs})}
+    if not pairs:
+        return found | {"says": f"{one} and {other}: no pair of finished runs"}
+    if any(a.games != b.games for a, b in pairs):
+        return found | {"says": f"{one} and {other} were judged by different games: not compared"}
+    gains = [[a.apples[game] - b.apples[game] for game in a.apples] for a, b in pairs]
+    mean, interval = fmean(map(fmean, gains)), interval_over_runs(gains)
+    return found | {"mean": mean, "ci95": as_json(interval), "says": _words(one, other, mean, interval, len(pairs))}
+
+
+def _rest(run: FinishedRun, axis: str) -> tuple[Any, ...]:
+    return run.seed, *(value for name, value in run.choice.items() if name != axis)
+
+
+def _words(one: str, other: str, mean: float, interval: tuple[float, float] | None, num_pairs: int) -> str:
+    bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+    if interval is not None and not interval[0] <= 0 <= interval[1]:
+        winner, loser = (one, other) if mean > 0 else (other, one)
+        bounds = f" [{abs(interval[mean < 0]):.2f}, {abs(interval[mean > 0]):.2f}]"
+        said = f"{winner} beats {loser} by {abs(mean):.2f}{bounds} apples a game"
+    else:
+        said = f"no difference shown: {one} over {other} {mean:+.2f}{bounds} apples a game"
+    if num_pairs > 1:
+        return f"{said}, {num_pairs} pairs of runs"
+    return f"{said}, one pair of runs: the interval is over games alone and says nothing of other training seeds"
+
+
+def title(choice: Mapping[str, str]) -> str:
+    """A setting, for people."""
+    return ", ".join(f"{axis} {value}" for axis, value in choice.items())
+
+
+def setting_table(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of text, the head first, then settings from strong to weak."""
+    rows = [["setting", "seeds", "apples a game", "legal moves %", "held-out loss", "tokens", "training s"]]
+    for found in sorted(settings, key=lambda found: -found["apples"]["mean"]):
+        apples = found["apples"]
+        bounds = " [{:.2f}, {:.2f}]".format(*apples["ci95"]) if apples["ci95"] else ""
+        rows.append(
+            [
+                title(found["choice"]),
+                str(len(apples["by_seed"])),
+                f"{apples['mean']:.2f}{bounds}",
+                f"{100 * found['legal_move_rate']:.2f}",
+                f"{found['held_out_loss']:.4f}",
+                f"{found['num_tokens']:,}",
+                f"{found['seconds']:.0f}",
+            ]
+        )
+    return rows
+
+
+def notes(analysis: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of the intervals."""
+    seeds = {len(found["apples"]["by_seed"]) for found in analysis["settings"]}
+    said = []
+    if max(seeds) > 1:
+        said.append(
+            "Brackets are 95 % intervals over training seeds (Student's t over the runs' means, never narrower than "
+            "the bootstrap over games): two seeds give wide ones, five useful ones."
+        )
+    if min(seeds) == 1:
+        said.append(
+            "With one training seed brackets are 95 % intervals over games, and say nothing of other training seeds."
+        )
+    compared = sum("ci95" in verdict for verdicts in analysis["verdicts"].values() for verdict in verdicts)
+    if compared > 1:
+        said.append(
+            f"Of {compared} comparisons each has its own 95 %: the more there are, the more are wrong by chance."
+        )
+    return said
+
+
+def render_markdown(analysis: Mapping[str, Any]) -> str:
+    """The whole result as Markdown that also reads well on a terminal."""
+    rows = setting_table(analysis["settings"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    cells = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    ]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [f"# {analysis['name']}", "", *(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]), ""]
+    for axis, verdicts in analysis["verdicts"].items():
+        lines += [f"- {axis}: {verdict['says']}." for verdict in verdicts]
+    lines += ["", *notes(analysis)]
+    if analysis["unfinished"]:
+        lines += ["", "Not finished:", *(f"- {run}: {why}" for run, why in analysis["unfinished"].items())]
+    return "\n".join(lines) + "\n"

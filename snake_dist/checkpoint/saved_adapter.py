@@ -1,0 +1,177 @@
+"""Gather an adapter from its ranks, save it in PEFT's format, prove it, load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.plain_lora import Published, Shapes
+from snake_dist.errors import InputError
+from snake_dist.files import check_intact, publish_directory, sha256_of
+from snake_dist.model.adapters import AdapterConfig, adapter_size
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = "adapter_model.safetensors"
+METADATA = "adapter_metadata.json"
+TRAINED_PROMPTS = "trained_prompts.safetensors"
+MAX_PROMPT_HASHES = 1 << 22
+"""32 MiB of them."""
+
+
+def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names of PEFT's file format, on the CPU, on every rank.
+
+    All ranks must call it together: under ZeRO-3 each holds a part, and without the gather the tensors would
+    have size 0, with no error.
+    """
+    from peft import get_peft_model_state_dict
+
+    whole = {name: _gathered(parameter) for name, parameter in _trainable(model)}
+    return {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model, state_dict=whole).items()}
+
+
+def _trainable(model: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
+    import deepspeed
+
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach().cpu().clone()
+    with deepspeed.zero.GatheredParameters(parameter):
+        return parameter.detach().cpu().clone()
+
+
+def save_adapter(
+    directory: Path,
+    published: Published,
+    tokenizer: PreTrainedTokenizerBase,
+    metadata: dict[str, Any],
+    model_card: str,
+    prompt_hashes: np.ndarray | None = None,
+) -> None:
+    """Publish `directory` with what PEFT, vLLM and the like expect, and `adapter_metadata.json`. Rank 0 only.
+
+    `prompt_hashes` (uint64) of the training prompts are kept with it, unless they are more than `MAX_PROMPT_HASHES`:
+    who judges the adapter leaves out what it was trained on. Raises OSError if it cannot be written.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file as save_arrays
+    from safetensors.torch import save_file
+
+    distinct = None if prompt_hashes is None else np.unique(prompt_hashes)
+
+    def write(temporary: Path) -> None:
+        if distinct is not None and len(distinct) <= MAX_PROMPT_HASHES:
+            save_arrays({"prompt_hashes": distinct}, temporary / TRAINED_PROMPTS)
+        save_file(published.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        published.config.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(model_card, encoding="utf-8")
+
+    publish_directory(directory, write)
+
+
+def prove_adapter(directory: Path, expected: Shapes) -> None:
+    """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected
+    names and shapes, and training moved them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
+    from safetensors.torch import load_file
+
+    check_intact(directory, str(directory))
+    tensors = load_file(directory / WEIGHTS)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
+        wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        raise InputError(
+            f"{directory / WEIGHTS}: {len(wrong)} of {len(expected)} tensors are missing or of a wrong shape, "
+            f"the first is {wrong[0]}: {shapes.get(wrong[0])} instead of {expected.get(wrong[0])}"
+        )
+    kind = "lora_E" if any("lora_E" in name for name in tensors) else "lora_B"
+    if not any(tensor.any() for name, tensor in tensors.items() if kind in name):
+        raise InputError(f"{directory / WEIGHTS}: every {kind} is zero: the adapter was not trained")
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """`adapter_metadata.json` of a saved adapter. Raises InputError if this is none."""
+    try:
+        metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"adapter {str(directory)!r}: no readable {METADATA} ({problem})") from None
+    if not isinstance(metadata, dict) or not (directory / WEIGHTS).is_file():
+        raise InputError(f"adapter {str(directory)!r}: {METADATA} or {WEIGHTS} is not that of an adapter")
+    return metadata
+
+
+def read_prompt_hashes(directory: Path) -> np.ndarray | None:
+    """What `save_adapter` kept of the training prompts (uint64, sorted); None if it kept nothing.
+
+    Raises InputError if the file is none of these.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = directory / TRAINED_PROMPTS
+    if not path.is_file():
+        return None
+    try:
+        hashes = load_file(path)["prompt_hashes"]
+    except (OSError, SafetensorError, KeyError) as problem:
+        raise InputError(f"{path}: cannot be read ({problem})") from None
+    if hashes.dtype != "uint64" or hashes.ndim != 1 or bool((hashes[1:] <= hashes[:-1]).any()):
+        raise InputError(f"{path}: prompt_hashes is not a sorted list of 64-bit numbers")
+    return hashes
+
+
+def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: str) -> str:
+    """The sha256 of the weights of an adapter that a run of `config` can go on from (--init-adapter).
+
+    Raises InputError if it is damaged, or of another kind, size or base, with both values.
+    """
+    check_intact(directory, f"--init-adapter {directory}")
+    metadata, size = read_metadata(directory), adapter_size(config)
+    saved = metadata["peft_config"]
+    pairs = {
+        "--adapter": (metadata["adapter"], config.adapter),
+        "--rank": (saved["r"], size.rank),
+        "--alpha": (saved["lora_alpha"], size.alpha),
+        "--base-model": (metadata["base_model_revision"], base_revision),
+    }
+    if config.target_modules:
+        named = [" ".join(sorted(names)) for names in (saved["target_modules"], config.target_modules)]
+        pairs["--target-modules"] = (named[0], named[1])
+    different = [f"{flag} {theirs}, not {ours}" for flag, (theirs, ours) in pairs.items() if theirs != ours]
+    if different:
+        raise InputError(f"--init-adapter {directory}: has {'; '.join(different)}")
+    return sha256_of(directory / WEIGHTS)
+
+
+def init_adapter(model: PeftModel, directory: Path) -> None:
+    """Give a newly attached adapter the weights of a saved one. Raises InputError if it sits on other modules."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved, own = load_file(directory / WEIGHTS), get_peft_model_state_dict(model)
+    other = sorted(name for name in saved.keys() ^ own.keys())
+    other += [name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape]
+    if other:
+        raise InputError(
+            f"--init-adapter {directory}: sits on other modules than --target-modules says: {len(other)} tensors "
+            f"differ, the first is {other[0]}"
+        )
+    set_peft_model_state_dict(model, saved)
+
+
+def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:
+    """`base` wrapped with the adapter on disk, by plain PEFT, in eval mode."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(directory), autocast_adapter_dtype=False).eval()

@@ -1,0 +1,68 @@
+"""Command lines: flags -> a dataclass, and the frame that every launcher runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from snake_dist.errors import InputError, RankError
+
+Config = TypeVar("Config")
+WAIT_TO_BE_STOPPED_S = 20.0
+"""How long a rank whose fault another rank reports leaves the word to that one."""
+
+
+def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
+    """An instance of a (nested) dataclass from flat flags; help texts are the fields' docstrings.
+
+    Raises InputError with tyro's own message folded into one line.
+    """
+    import tyro
+
+    # The deepspeed launcher puts --local_rank=N before the user's flags; the environment says the same.
+    argv = [flag for flag in argv if not flag.startswith("--local_rank=")]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                config_class, args=argv, description=config_class.__doc__, config=(tyro.conf.OmitArgPrefixes,)
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    # tyro frames its message in a box, the message first, hints below a rule.
+    inside = [line.strip("│ ") for line in printed.getvalue().splitlines() if line.startswith("│")]
+    message = [line for line in inside if line]
+    rule = next((i for i, line in enumerate(message) if set(line) == {"─"}), len(message))
+    raise InputError(" ".join(message[:rule]) or printed.getvalue().strip())
+
+
+def run_launcher(main: Any) -> None:
+    """Run a launcher's `main(argv)`. An InputError becomes one line and its exit code: rank 0 says it, and a RankError
+    the rank that has met it."""
+    from snake_dist.cluster.world import world_from_environment
+
+    try:
+        main(sys.argv[1:])
+    except InputError as problem:
+        speaks_first = True
+        with contextlib.suppress(InputError):
+            speaks_first = world_from_environment().is_main
+        if isinstance(problem, RankError):
+            speaks_first = bool(str(problem))
+        if not speaks_first:
+            # Trap: torchrun and deepspeed stop every rank as soon as one has failed, so a rank that left at once could
+            # silence the one that has the word. This one waits to be stopped, and speaks itself if nobody stops it.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(WAIT_TO_BE_STOPPED_S)
+        if str(problem):
+            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Stages that build on each other: curriculum, on-policy correction, results."""

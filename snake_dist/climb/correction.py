@@ -1,0 +1,180 @@
+"""On-policy correction: what a teacher would have done where a player came to (DAgger: Ross et al., AISTATS 2011).
+
+A model that learned from a teacher's games alone has never seen what its own mistakes lead to. Here its logged games
+of training seeds are walked again, and each position it was asked about may become a line that teaches the teacher's
+answer: always where the two differ, where the player said something false, shortly before a death and where the
+teacher leaves an apple beside the head alone, elsewhere at a rate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from snake_dist.data.game_lines import Sample, generator, is_drawn, write_json
+from snake_dist.data.generation import make_building_dir
+from snake_dist.errors import InputError
+from snake_dist.evaluation.judging.episodes import Episode
+from snake_dist.evaluation.judging.game_log import Header, read_log, replay
+from snake_dist.files import sha256_of
+from snake_dist.game.board import End, State
+from snake_dist.game.rules import SEED_RANGES
+from snake_dist.heuristics.hamiltonian import view_cycle
+from snake_dist.heuristics.policies import POLICIES, check_policy
+from snake_dist.styles.completions import declines_apple, render_completion
+from snake_dist.styles.prompts import check_style, parse_moves, render_prompt
+
+DEATHS = (End.WALL.value, End.SELF.value, End.REVERSAL.value, End.TRAPPED.value, End.INVALID_REPLY.value)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Label the positions of played games with what a teacher would have done, as training data."""
+
+    games: tuple[Path, ...]
+    """Logs of games of training seeds: `games/NAME.jsonl` of a report that play.py --seed-range train wrote."""
+    output: Path
+    """Directory, new or empty."""
+    policy: str = "bfs-safe"
+    """Teacher: a heuristic's name."""
+    style: str = "compact"
+    """How prompt and completion are written: the style that the player was trained on."""
+    agreement_rate: float = 0.2
+    """Share, 0 to 1, of the positions where nothing was wrong that give a line, drawn at random."""
+    before_death: int = 8
+    """So many last replies of a game that ended in death give lines, whoever was right."""
+    max_lines_per_length: int = 0
+    """Lines that one game gives for each snake length, at most, drawn at random; 0 for no limit."""
+
+
+@dataclass(frozen=True)
+class _Position:
+    """One line to be."""
+
+    state: State
+    completion: str
+    reason: str
+
+
+def check_correction(config: Correction) -> None:
+    """Raise InputError unless games can be labelled like this."""
+    check_policy(config.policy)
+    check_style(config.style)
+    if config.style == "cycle" and config.policy != "hamiltonian-shortcuts":
+        raise InputError(f"--style cycle needs --policy hamiltonian-shortcuts: got {config.policy}")
+    if not 0 <= config.agreement_rate <= 1:
+        raise InputError(f"--agreement-rate {config.agreement_rate}: 0 to 1")
+    for name in ("before_death", "max_lines_per_length"):
+        if getattr(config, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 0")
+
+
+def correct(config: Correction) -> dict[str, Any]:
+    """Write the data set, `CORRECTIONS_dataset.jsonl` with `summary.json` beside it; returns the summary.
+
+    The directory appears complete or not at all. Raises InputError for bad flags, logs that cannot be read, games
+    of seeds that are not for training, and when no line is left.
+    """
+    check_correction(config)
+    played = [(path, read_log(path, check=True)) for path in config.games]
+    for path, games in played:
+        for _, episode in games:
+            if episode.seed not in SEED_RANGES["train"]:
+                raise InputError(f"{path}: has a game of seed {episode.seed}: only training seeds may be trained on")
+    output, building = make_building_dir(config.output)
+    counts: Counter[str] = Counter()
+    lengths: Counter[int] = Counter()
+    try:
+        with (building / "CORRECTIONS_dataset.jsonl").open("wb") as dataset:
+            for path, games in played:
+                for header, episode in games:
+                    for line in _lines(config, header, episode, counts):
+                        lengths[line["snake_length"]] += 1
+                        dataset.write(json.dumps(line | {"log": path.name}).encode() + b"\n")
+            dataset.flush()
+            os.fsync(dataset.fileno())
+        num_lines = sum(lengths.values())
+        if num_lines == 0:
+            raise InputError(f"no line of {sum(len(games) for _, games in played)} games is left: {dict(counts)}")
+        summary = {
+            "config": json.loads(json.dumps(asdict(config), default=str)),
+            "logs": [_provenance(path, games) for path, games in played],
+            "positions": dict(counts),
+            "lines": {"written": num_lines, "by_snake_length": dict(sorted(lengths.items()))},
+        }
+        write_json(building / "summary.json", summary)
+        building.rename(output)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return summary
+
+
+def _provenance(path: Path, games: Sequence[tuple[Header, Episode]]) -> dict[str, Any]:
+    """Whose games these are."""
+    scores = [episode.score for _, episode in games]
+    return {
+        "path": str(path),
+        "sha256": sha256_of(path),
+        "players": sorted({header.identity for header, _ in games}),
+        "games": len(games),
+        "mean_score": sum(scores) / len(scores) if scores else None,
+    }
+
+
+def _lines(config: Correction, header: Header, episode: Episode, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    positions = _positions(config, episode, counts)
+    if config.max_lines_per_length:
+        sample = Sample[_Position](config.max_lines_per_length, generator("corrections", episode.seed))
+        for position in positions:
+            sample.add(len(position.state.body), position.state.steps, position)
+        positions = sample.drawn()
+        counts["max_lines_per_length"] += sample.num_left_out
+    for position in positions:
+        counts[position.reason] += 1
+        yield {
+            "prompt": render_prompt(position.state, config.style),
+            "completion": position.completion,
+            "game_id": f"{header.player} {episode.seed}",
+            "step": position.state.steps,
+            "grid_size": episode.grid_size,
+            "mode": episode.mode,
+            "policy": config.policy,
+            "seed": episode.seed,
+            "snake_length": len(position.state.body),
+            "reason": position.reason,
+        }
+
+
+def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> Iterator[_Position]:
+    """The positions of one game that give lines, in the order of play."""
+    states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
+    dangerous = episode.num_replies - (config.before_death if episode.end in DEATHS else 0)
+    rng = generator("agreements", episode.seed)
+    for i, num_moves in enumerate(episode.asked_after):
+        state = states[num_moves]
+        if state.end is not None or state.apple is None:
+            continue
+        counts["asked"] += 1
+        if config.style == "cycle" and view_cycle(state) is None:
+            counts["off_cycle"] += 1
+            continue
+        completion = render_completion(state, POLICIES[config.policy](state), config.style, config.policy)
+        made = episode.moves[num_moves : num_moves + episode.moves_made[i]]
+        taught = parse_moves(completion) or ()
+        drawn, rng = is_drawn(config.agreement_rate, rng)
+        if not made or list(made) != [move.value for move in taught[: len(made)]]:
+            yield _Position(state, completion, "disagreement")
+        elif not all(claim.true for claim in episode.claims[i]):
+            yield _Position(state, completion, "false_claim")
+        elif i >= dangerous:
+            yield _Position(state, completion, "before_death")
+        elif declines_apple(state, taught[0]):
+            yield _Position(state, completion, "declined_apple")
+        elif drawn:
+            yield _Position(state, completion, "drawn")

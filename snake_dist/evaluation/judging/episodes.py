@@ -1,0 +1,212 @@
+"""Plays whole games side by side and reports each as plain data.
+
+Replies are parsed strictly. One that names no move ends its game as `invalid_reply`, an illegal move ends it
+by the rules; neither is repaired or asked again. The moves of a reply that decides on several are made one after
+the other, and the player is asked again when they are used up or an apple has been eaten: those left are then
+dropped, since the reply could not know of the new apple.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from snake_dist.errors import InputError
+from snake_dist.evaluation.players.protocol import Answer, Player, converse
+from snake_dist.game.board import Cell, End, Move, State
+from snake_dist.game.rules import SEED_RANGES, end_game, fatal_reason, new_game, step
+from snake_dist.game.symmetry import inverse, transform_move, transform_state
+from snake_dist.styles.claims import Claim, check_claims
+from snake_dist.styles.prompts import parse_moves
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One finished game. Grid size, mode, seed and moves replay it; `evaluation.judging.game_log` writes it as JSON."""
+
+    grid_size: int
+    mode: str
+    seed: int
+    score: int
+    """Apples eaten."""
+    steps: int
+    """Moves made, a fatal one included."""
+    end: str
+    """An `End` value."""
+    num_replies: int
+    """Replies asked for."""
+    num_valid_format: int
+    """Replies that named a move."""
+    num_legal: int
+    """Legal moves made."""
+    moves: tuple[str, ...]
+    """Names of the moves, a fatal one included."""
+    obstacles: tuple[Cell, ...] = ()
+    """Blocked cells, sorted."""
+    apples: tuple[Cell, ...] = ()
+    """Every apple in the order it was shown; a won game's last was eaten, any other's last was not."""
+    eaten_at: tuple[int, ...] = ()
+    """For each apple eaten: moves made by then, the eating one included."""
+    replies: tuple[str, ...] = ()
+    """The texts as they came."""
+    moves_made: tuple[int, ...] = ()
+    """For each reply: how many of its moves were made; 0 for one that named none."""
+    claims: tuple[tuple[Claim, ...], ...] = ()
+    """For each reply: what it says about the board, and whether that is so."""
+    prompts: tuple[str, ...] | None = None
+    """What was shown; None for a player that looks at the board itself."""
+    tokens: tuple[int, ...] | None = None
+    """Tokens of each reply; None for a player without any."""
+    ms: tuple[float, ...] = field(default=(), compare=False)
+    """For each reply: wall clock since the replies before, shared with those that came with it, in milliseconds."""
+
+    @property
+    def num_decisions(self) -> int:
+        """Moves made, and replies that named none: what rates and costs per move are taken over."""
+        return len(self.moves) + self.num_replies - self.num_valid_format
+
+    @property
+    def asked_after(self) -> tuple[int, ...]:
+        """For each reply: moves made before it was asked for."""
+        return (0, *accumulate(self.moves_made))[: self.num_replies]
+
+
+def game_seeds(n: int, range_name: str = "test", first: int = 0) -> range:
+    """`n` seeds of a published range, from its `first` on. Raises InputError if there are no such seeds."""
+    if range_name not in SEED_RANGES:
+        raise InputError(f"unknown seed range {range_name!r}: choose from {', '.join(SEED_RANGES)}")
+    seeds = SEED_RANGES[range_name]
+    if first + n > len(seeds):
+        raise InputError(f"{n} games from game {first} on: the seed range {range_name!r} has {len(seeds)} seeds")
+    return seeds[first : first + n]
+
+
+def play_games(
+    player: Player,
+    grid_size: int,
+    mode: str,
+    seeds: Iterable[int],
+    max_steps: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    on_finished: Callable[[Episode], None] | None = None,
+    symmetry: int = 0,
+) -> list[Episode]:
+    """Play one game for each seed, up to `batch_size` at once; finished games make room for the next seed.
+
+    Episodes come in the order of the seeds, and an episode depends on its seed and the player alone: so for a
+    player whose replies do not depend on their batch (see `ModelPlayer` for what floating point can change),
+    `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
+    A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)`
+    is called when answers have come, `on_finished(episode)` when a game has ended. `symmetry` (see `game.symmetry`)
+    turns the board as the player sees it, and its moves back. Raises InputError for an impossible size or mode.
+    """
+    if batch_size < 1 or max_steps < 1:
+        raise ValueError(f"batch_size {batch_size} and max_steps {max_steps} must be at least 1")
+    waiting = enumerate(_Game(seed, new_game(grid_size, seed, mode)) for seed in seeds)
+    games: list[_Game] = []
+    running: dict[int, _Game] = {}
+    num_moves = 0
+    with converse(player) as asked:
+        while True:
+            while len(running) < batch_size and (found := next(waiting, None)) is not None:
+                number, game = found
+                games.append(game)
+                running[number] = game
+                asked.ask(number, game.seen(symmetry))
+            if not running:
+                return [game.episode() for game in games]
+            started = time.perf_counter()
+            answers = asked.answered()
+            ms = 1000 * (time.perf_counter() - started) / len(answers)
+            for number, answer in answers:
+                game = running[number]
+                num_moves += game.answer(answer, ms, symmetry, max_steps)
+                if game.state.end is None:
+                    asked.ask(number, game.seen(symmetry))
+                    continue
+                del running[number]
+                if on_finished is not None:
+                    on_finished(game.episode())
+            if on_progress is not None:
+                on_progress(len(games) - len(running), num_moves)
+
+
+@dataclass(slots=True)
+class _Game:
+    """A game under way: its state and what has been recorded so far."""
+
+    seed: int
+    state: State
+    num_legal: int = 0
+    moves: list[Move] = field(default_factory=list)
+    apples: list[Cell] = field(default_factory=list)
+    eaten_at: list[int] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    claims: list[tuple[Claim, ...]] = field(default_factory=list)
+    moves_made: list[int] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.state.apple is not None:
+            self.apples.append(self.state.apple)
+
+    def seen(self, symmetry: int) -> State:
+        """The board as it is shown to the player."""
+        return transform_state(self.state, symmetry) if symmetry else self.state
+
+    def answer(self, answer: Answer, ms: float, symmetry: int, max_steps: int) -> int:
+        """Make the moves of an answer, as far as they go; returns how many were made."""
+        self.answers.append(answer)
+        self.claims.append(check_claims(self.seen(symmetry), answer.text))
+        self.ms.append(round(ms, 3))
+        moves, num_before, score = parse_moves(answer.text), len(self.moves), self.state.score
+        if moves is None:
+            self.state = end_game(self.state, End.INVALID_REPLY)
+        for move in moves or ():
+            self._make(transform_move(move, inverse(symmetry)), max_steps)
+            if self.state.end is not None or self.state.score > score:
+                break
+        self.moves_made.append(len(self.moves) - num_before)
+        return self.moves_made[-1]
+
+    def _make(self, move: Move, max_steps: int) -> None:
+        self.moves.append(move)
+        self.num_legal += fatal_reason(self.state, move) is None
+        score = self.state.score
+        self.state = step(self.state, move)
+        if self.state.score > score:
+            self.eaten_at.append(self.state.steps)
+            if self.state.apple is not None:
+                self.apples.append(self.state.apple)
+        if self.state.end is None and self.state.steps >= max_steps:
+            self.state = end_game(self.state, End.STEP_CAP)
+
+    def episode(self) -> Episode:
+        assert self.state.end is not None
+        prompts = tuple(answer.prompt for answer in self.answers if answer.prompt is not None)
+        tokens = tuple(answer.num_tokens for answer in self.answers if answer.num_tokens is not None)
+        return Episode(
+            grid_size=self.state.grid_size,
+            mode=self.state.mode,
+            seed=self.seed,
+            score=self.state.score,
+            steps=self.state.steps,
+            end=self.state.end.value,
+            num_replies=len(self.answers),
+            num_valid_format=sum(made > 0 for made in self.moves_made),
+            num_legal=self.num_legal,
+            moves=tuple(move.value for move in self.moves),
+            obstacles=tuple(sorted(self.state.obstacles)),
+            apples=tuple(self.apples),
+            eaten_at=tuple(self.eaten_at),
+            replies=tuple(answer.text for answer in self.answers),
+            moves_made=tuple(self.moves_made),
+            claims=tuple(self.claims),
+            prompts=prompts or None,
+            tokens=tokens or None,
+            ms=tuple(self.ms),
+        )

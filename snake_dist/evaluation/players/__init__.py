@@ -1,0 +1,1 @@
+"""Whoever answers positions with moves: models, heuristics, endpoints, people at the terminal."""

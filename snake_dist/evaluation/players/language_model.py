@@ -1,0 +1,240 @@
+"""Causal language models as players: their prompts, their greedy decoding, and which base an adapter has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.data.tokenization import encode_completion, encode_prompt
+from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
+from snake_dist.game.board import State
+from snake_dist.heuristics.policies import POLICIES
+from snake_dist.styles.completions import render_completion
+from snake_dist.styles.prompts import render_prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from snake_dist.model.decoding import SlotDecoder
+
+# Initialisations that take the adapter's start out of the base: without the adapter no base is left.
+_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+MAX_PADDED_ROWS = 64
+"""Rows that `generate` decodes at once, padded: more take more memory and wait for more rows that are not done."""
+EXAMPLE_END = "\n---"
+"""Closes each example of a few-shot prompt."""
+
+
+@dataclass(frozen=True)
+class ModelPlayer:
+    """A causal language model, decoded greedily whatever its own generation config says.
+
+    Promise: a reply is a function of its state, the weights and the style, up to floating point. Batch size,
+    order and the other states of a batch change only the shapes of the matrix products, and so the last bits
+    of the logits. In fp32 a reply then differs only where two tokens are all but tied; in bfloat16 or float16
+    near-ties are common enough that now and then a reply does differ. The same states, batch size, machine
+    and libraries give the same replies.
+
+    A prompt that leaves fewer than `max_new_tokens` of the model's `max_position_embeddings` is not shown to
+    it; its reply is empty, and so an invalid one.
+    """
+
+    model: PreTrainedModel | PeftModel
+    """On its device. It is switched to eval mode while it answers and back afterwards. It may be in training: no
+    inference_mode, since what ZeRO-3 gathers in it could not be trained with afterwards."""
+    tokenizer: PreTrainedTokenizerBase
+    style: str
+    """One of `game.text.STYLES`: the one the adapter was trained on."""
+    max_new_tokens: int
+    """A reply stops here if no end-of-sequence token came before."""
+    batch_size: int
+    """States decoded at once."""
+    adapter: bool = True
+    """False: answer as the base model, with the adapter of a PeftModel switched off."""
+    examples: str = ""
+    """Stands before every prompt (`players.modes`); a reply then ends where it goes on to another example."""
+
+    def replies(self, states: Sequence[State]) -> list[str]:
+        return [answer.text for answer in self.answers(states)]
+
+    def answers(self, states: Sequence[State]) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        with self.conversation() as asked:
+            for i, state in enumerate(states):
+                asked.ask(i, state)
+            while len(answers) < len(states):
+                answers.update(asked.answered())
+        return [answers[i] for i in range(len(states))]
+
+    @contextmanager
+    def conversation(self) -> Iterator[Conversation]:
+        """A reply that is finished makes room for the next question at once, where the model has slots."""
+        from snake_dist.model.decoding import SlotDecoder, has_slots
+
+        plain = _without_peft(self.model)
+        with answering(self.model, self.adapter):
+            if has_slots(plain):
+                stops = stop_ids(plain, self.tokenizer)
+                yield _InSlots(self, SlotDecoder(plain, stops, self.max_new_tokens, self.batch_size))
+            else:
+                yield Rounds(self._padded_answers)
+
+    def _padded_answers(self, states: Sequence[State]) -> list[Answer]:
+        asked = [self.encode(state) for state in states]
+        fitting = [i for i, (_, ids) in enumerate(asked) if ids is not None]
+        fitting.sort(key=lambda i: len(asked[i][1] or ()))  # neighbours of like length need little padding
+        rows = min(self.batch_size, MAX_PADDED_ROWS)
+        answers = [self.answer(shown, None) for shown, _ in asked]
+        for start in range(0, len(fitting), rows):
+            batch = fitting[start : start + rows]
+            prompts = [asked[i][1] or [] for i in batch]
+            decoded = greedy_decode(self.model, self.tokenizer, prompts, self.max_new_tokens)
+            for i, ids in zip(batch, decoded, strict=True):
+                answers[i] = self.answer(asked[i][0], ids)
+        return answers
+
+    def encode(self, state: State) -> tuple[str, list[int] | None]:
+        """(what is shown, its tokens); no tokens if the model has no room for them and a reply."""
+        shown = self.examples + render_prompt(state, self.style)
+        ids = encode_prompt(self.tokenizer, shown)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return shown, ids if limit is None or len(ids) <= limit - self.max_new_tokens else None
+
+    def draft(self, state: State) -> list[int]:
+        """What the adapter will probably say: what its teacher would. It only saves time; see `SlotDecoder`."""
+        if not self.adapter or self.examples:
+            return []
+        policy = "hamiltonian-shortcuts" if self.style == "cycle" else "bfs-safe"
+        try:
+            said = render_completion(state, POLICIES[policy](state), self.style, policy)
+        except ValueError:  # no words for it: every move is fatal, or the snake is off the cycle
+            return []
+        return encode_completion(self.tokenizer, said)
+
+    def answer(self, shown: str, ids: Sequence[int] | None) -> Answer:
+        """The decoded tokens, without their stop token, as an answer; None: it was not asked."""
+        if ids is None:
+            return Answer("", shown, 0)
+        # Special tokens stay visible: leaving them out would repair a reply.
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = text.split(EXAMPLE_END)[0] if self.examples else text
+        return Answer(text, shown, min(len(ids) + 1, self.max_new_tokens))
+
+
+class _InSlots:
+    """A conversation with a model whose decoder takes prompts at any time.
+
+    A prompt that was answered before is not decoded again: a snake that goes round in circles asks the same until it
+    starves.
+    """
+
+    def __init__(self, player: ModelPlayer, decoder: SlotDecoder) -> None:
+        self._player, self._decoder = player, decoder
+        self._shown: dict[int, str] = {}
+        self._said: dict[str, Answer] = {}
+        self._ready: list[tuple[int, Answer]] = []
+
+    def ask(self, game: int, state: State) -> None:
+        shown, ids = self._player.encode(state)
+        if shown in self._said:
+            self._ready.append((game, self._said[shown]))
+        elif ids is None:
+            self._ready.append((game, self._player.answer(shown, None)))
+        else:
+            self._shown[game] = shown
+            self._decoder.add(game, ids, self._player.draft(state) if self._decoder.wants_drafts else ())
+
+    def answered(self) -> list[tuple[int, Answer]]:
+        if self._ready:
+            found, self._ready = self._ready, []
+            return found
+        found = [(game, self._player.answer(self._shown[game], ids)) for game, ids in self._decoder.finished()]
+        self._said |= {self._shown[game]: answer for game, answer in found}
+        return found
+
+
+def greedy_decode(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """The most likely continuation of each prompt (token ids), without its stop token, by transformers' `generate`.
+
+    One batch, padded on the left, cached; ends when every row has met a stop token or has `max_new_tokens`. `model`
+    is in eval mode."""
+    import torch
+    from transformers import GenerationConfig
+
+    from snake_dist.model.decoding import before_stop
+
+    plain = _without_peft(model)
+    stops = stop_ids(plain, tokenizer)
+    # The mask hides padding, so any token will do where the tokenizer has none for it.
+    pad = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops or None,
+        pad_token_id=pad,
+    )
+    width = max(len(ids) for ids in prompts)
+    padded = [[pad] * (width - len(ids)) + list(ids) for ids in prompts]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    device = next(model.parameters()).device
+    own = plain.generation_config
+    # The last position's hidden states are a strided view of the prompt's: the head's product would copy the head
+    # once for each row, which took longer than all other tokens of a reply together.
+    contiguous = plain.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    # generate() fills what its argument leaves open (a repetition penalty, say) from the model's own config.
+    plain.generation_config = config
+    try:
+        output = model.generate(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=config,
+        )
+    finally:
+        plain.generation_config = own
+        contiguous.remove()
+    return [list(before_stop(row, stops)) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def answering(model: Any, adapter: bool) -> Iterator[None]:
+    """Eval mode inside, without the adapter if it is not wanted; all as before outside."""
+    was_training = model.training
+    model.eval()
+    try:
+        with nullcontext() if adapter else _adapter_off(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _adapter_off(model: Any) -> Any:
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return nullcontext()
+    for config in model.peft_config.values():
+        init = getattr(config, "init_lora_weights", None)
+        if isinstance(init, str) and init.startswith(_BASE_CHANGING_INITS):
+            raise ValueError(f"{init} changes the base's weights: load the base by itself to play it")
+    return model.disable_adapter()
+
+
+def _without_peft(model: Any) -> Any:
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def stop_ids(plain: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end of sequence, and those of the model's generation config: instruct models end a turn so."""
+    configured = plain.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})

@@ -1,0 +1,126 @@
+"""A model decoded by vLLM, where that is installed and a GPU is there: the same prompts, stop tokens and greedy choice
+as `ModelPlayer`, by other kernels, so that near-ties may fall otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.saved_adapter import read_metadata
+from snake_dist.data.tokenization import encode_prompt
+from snake_dist.evaluation.players.protocol import Answer
+from snake_dist.game.board import State
+from snake_dist.model import base
+from snake_dist.styles.prompts import render_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_RANKS = (8, 16, 32, 64, 128, 256)
+"""What vLLM takes as its largest LoRA rank."""
+
+
+def uses_vllm(adapter_dir: Path) -> bool:
+    """Whether vLLM plays this adapter: it is there, with a GPU and no other ranks, and knows this kind of adapter."""
+    if importlib.util.find_spec("vllm") is None or os.environ.get("WORLD_SIZE", "1") != "1":
+        return False
+    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    is_plain = config["peft_type"] == "LORA" and config.get("bias", "none") == "none"
+    is_plain = is_plain and not config.get("use_dora") and not config.get("modules_to_save")
+    is_plain = is_plain and isinstance(config.get("init_lora_weights", True), bool)  # others may change the base
+    is_known = is_plain and _rank(config) <= MAX_RANKS[-1] and not read_metadata(adapter_dir).get("quantization")
+    return is_known and has_gpu()
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class VllmPlayer:
+    """As `ModelPlayer`, but for what the two share: one engine for an adapter and its base."""
+
+    engine: Any
+    """A `vllm.LLM`."""
+    tokenizer: PreTrainedTokenizerBase
+    style: str
+    max_new_tokens: int
+    max_length: int
+    """Tokens of prompt and reply together; a prompt that leaves no room for a reply gets an empty one."""
+    stops: tuple[int, ...]
+    lora: Any = None
+    """A `vllm.lora.request.LoRARequest`; None: the base."""
+
+    def replies(self, states: Sequence[State]) -> list[str]:
+        return [answer.text for answer in self.answers(states)]
+
+    def answers(self, states: Sequence[State]) -> list[Answer]:
+        shown = [render_prompt(state, self.style) for state in states]
+        prompts = [encode_prompt(self.tokenizer, prompt) for prompt in shown]
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) + self.max_new_tokens <= self.max_length]
+        answers = [Answer("", prompt, 0) for prompt in shown]
+        if not fitting:
+            return answers
+        from vllm import SamplingParams
+
+        from snake_dist.model.decoding import before_stop
+
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": prompts[i]} for i in fitting],
+            SamplingParams(temperature=0.0, max_tokens=self.max_new_tokens, stop_token_ids=list(self.stops)),
+            lora_request=self.lora,
+            use_tqdm=False,
+        )
+        for i, output in zip(fitting, outputs, strict=True):
+            ids = before_stop(list(output.outputs[0].token_ids), self.stops)
+            text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            answers[i] = Answer(text, shown[i], min(len(ids) + 1, self.max_new_tokens))
+        return answers
+
+
+def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
+    """{"base": ..., "adapter": ...} on one engine, from disk. Raises InputError if adapter or base cannot be found."""
+    import vllm
+    from transformers import AutoConfig, GenerationConfig
+    from vllm.lora.request import LoRARequest
+
+    metadata = read_metadata(adapter_dir)
+    location = base.find_base(base.ModelConfig(metadata["base_model"]))
+    tokenizer = base.load_tokenizer(str(adapter_dir))
+    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    try:
+        configured = GenerationConfig.from_pretrained(location).eos_token_id
+    except OSError:  # a model without generation_config.json
+        configured = AutoConfig.from_pretrained(location).eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    stops = tuple(sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None}))
+    max_length = base.model_shape(location).max_positions
+    engine = vllm.LLM(
+        model=location,
+        tokenizer=str(adapter_dir),
+        dtype=metadata["dtype"],
+        enable_lora=True,
+        max_lora_rank=next(rank for rank in MAX_RANKS if rank >= _rank(config)),
+        enable_prefix_caching=True,
+        generation_config="vllm",  # not the model's own: temperature and penalties are ours
+        seed=0,
+    )
+    limit = metadata["max_completion_tokens"]
+    longest = max_length if max_length is not None else 1 << 30
+    lora = LoRARequest("adapter", 1, str(adapter_dir))
+    return {
+        name: VllmPlayer(engine, tokenizer, metadata["style"], limit, longest, stops, chosen)
+        for name, chosen in (("base", None), ("adapter", lora))
+    }
+
+
+def _rank(config: dict[str, Any]) -> int:
+    """The largest rank of the layers of an adapter."""
+    return max([config["r"], *(config.get("rank_pattern") or {}).values()])

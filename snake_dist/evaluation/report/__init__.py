@@ -1,0 +1,1 @@
+"""Numbers as a terminal table, a JSON file and a page."""

@@ -1,0 +1,82 @@
+"""Numbers of play as a table for the terminal, under W&B names, and as report.json."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snake_dist.files import write_json_atomically
+
+TABLE_WIDTH = 100
+_MAX_NAME_WIDTH = 24
+_NO_BREAK = "\u00a0"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """All numbers of a tree of results under W&B names: path joined by "/", ci95 as two, None left out.
+
+    `flatten(results, "play")` has `play/players/adapter/apples/mean`, `play/players/adapter/apples/ci95_low`, ...
+    """
+    flat: dict[str, float] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}/{key}")
+        elif key == "ci95":
+            flat |= {f"{prefix}/ci95_{side}": value[i] for i, side in enumerate(("low", "high")) if value}
+        elif value is not None:
+            flat[f"{prefix}/{key}"] = value
+    return flat
+
+
+def render_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline."""
+    rows = [["player", "games", "apples per game", "legal moves %", "valid %", "games ended by"]]
+    for name, summary in summaries.items():
+        apples, legal = summary["apples"], summary["legal_move_rate"]
+        rows.append(
+            [
+                name if len(name) <= _MAX_NAME_WIDTH else name[: _MAX_NAME_WIDTH - 3] + "...",
+                str(summary["games"]),
+                _with_interval(apples["mean"], apples["ci95"]),
+                _with_interval(*(_percent(legal[key]) for key in ("value", "ci95"))),
+                f"{_percent(summary['format_valid_rate']['value']):.2f}",
+                _ends(summary["ends"]),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    left = sum(widths) + 2 * len(widths)
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in range(1, 5))]
+        ends = textwrap.wrap(row[5], max(TABLE_WIDTH - left, 16), break_on_hyphens=False)
+        lines.append("  ".join([*cells, ends[0]]))
+        lines.extend(" " * left + more for more in ends[1:])
+    return "\n".join(lines).replace(_NO_BREAK, " ")
+
+
+def write_report(directory: str | Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
+    """Write `report.json`: {"settings": ..., "players": {name: summary}, "state_bank": {name: rates}}.
+
+    `results` is what `judge.judge` returns. The directory is made if needed; the file appears whole or not at
+    all, over an older one. Returns its path.
+    """
+    path = Path(directory) / "report.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, {"settings": settings, **results})
+    return path
+
+
+def _percent(value: Any) -> Any:
+    return [100 * each for each in value] if isinstance(value, list) else 100 * value
+
+
+def _with_interval(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def _ends(ends: Mapping[str, int]) -> str:
+    """Reasons by number of games; a no-break space keeps each on one line with its number."""
+    found = sorted(((count, reason) for reason, count in ends.items() if count), reverse=True)
+    return ", ".join(f"{reason} {count}".replace("_", " ").replace(" ", _NO_BREAK) for count, reason in found)

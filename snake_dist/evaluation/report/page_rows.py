@@ -1,0 +1,179 @@
+"""The rows of the report page: ladder, ends, metrics, gains, curves; as plain data for the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval
+
+PUBLISHED = {
+    "deepseek-reasoner": (20, 25),
+    "hunyuan-t1": (8, 27, 12, 16, 16, 24, 13, 14),
+    "devstral-24b": (4, 3, 0, 2, 0, 6, 0, 2),
+    "gemma3-12b": (0, 2, 0, 0, 0, 0),
+    "mistral-7b": (1, 0, 0, 2, 1, 0),
+}
+"""Model -> apples of each game in logs that others published, not measured here:
+github.com/reveurmichael/machine_learning, llm-play-snake-game-v3-MoE/logs/MODEL_2025061[78]_*/summary.json at commits
+48e1f781 (the first two models) and d4c3082c. A board of 10 x 10, one apple, no fine-tuning; at most 400 or 800 steps; a
+reply may plan several moves, and some may be empty."""
+MIN_PUBLISHED_GAMES = 5
+"""Fewer give no interval."""
+
+_GAME_METRICS = (
+    "apples.mean", "apples.median", "apples.p5", "apples.max", "coverage.mean", "fill_rate", "starved_rate",
+    "steps.mean", "steps_per_apple", "steps_to_fill.mean", "path_efficiency", "legal_move_rate", "format_valid_rate",
+    "claims_true_rate", "moves_per_reply", "tokens_per_move", "ms_per_move",
+)  # fmt: skip
+_CURVES = ("train/loss", "eval/loss", "eval/token_accuracy", "eval/play/apples/mean", "eval/play/legal_move_rate/value")
+_MAX_POINTS = 400
+
+
+def ladder_rows(
+    players: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str], settings: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], int]:
+    """(rows from weak to strong, apples at the axis' end). Published results only where they can be compared."""
+    found: list[tuple[str, str, float, Any, int | None]] = [
+        (name, _kind(name, kinds), summary["apples"]["mean"], summary["apples"]["ci95"], summary["games"])
+        for name, summary in players.items()
+    ]
+    if (settings["grid_size"], settings["mode"], settings["max_steps"]) == (10, "classic", 0):
+        found += [
+            (name, "published", fmean(apples), _interval(apples), len(apples)) for name, apples in PUBLISHED.items()
+        ]
+    tops = [interval[1] if interval else mean for _, _, mean, interval, _ in found]
+    top = max(1, -int(-max(tops) // 1))
+    rows = []
+    for name, kind, mean, interval, games in sorted(found, key=lambda row: row[2]):
+        low, high = interval or (mean, mean)
+        bounds = f" [{low:.2f}, {high:.2f}]" if interval else ""
+        rows.append(
+            {
+                "name": f"{name} ({games} games)" if kind == "published" else name,
+                "kind": kind,
+                "at": round(100 * mean / top, 2),
+                "interval": interval is not None,
+                "low": round(100 * low / top, 2),
+                "width": round(100 * (high - low) / top, 2),
+                "text": f"{mean:.2f}{bounds}",
+            }
+        )
+    return rows, top
+
+
+def _interval(apples: Sequence[int]) -> Any:
+    return bootstrap_mean_interval(apples) if len(apples) >= MIN_PUBLISHED_GAMES else None
+
+
+def _kind(name: str, kinds: Mapping[str, str]) -> str:
+    kind = kinds.get(name, "heuristic")
+    return "base" if kind == "model" and name.split()[0] == "base" else kind
+
+
+def gain_sentences(gained: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One sentence a player: how much better than its base, and how sure."""
+    sentences = []
+    for name, gain in gained.items():
+        interval, probability = gain["ci95"], gain["probability"]
+        bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+        sure = "" if probability is None else f"; probability that it is better: {probability:.1%}"
+        sentences.append(
+            f"{name} over its base, on the same {gain['n']} games: {gain['mean']:+.2f}{bounds} apples a game{sure}."
+        )
+    return sentences
+
+
+def ends_table(players: Mapping[str, Mapping[str, Any]], ends: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shares": [(end, summary["ends"][end] / summary["games"]) for end in ends]}
+        for name, summary in players.items()
+    ]
+
+
+Cell = tuple[str, str | None]
+
+
+def metric_table(
+    players: Mapping[str, Mapping[str, Any]], state_bank: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
+    """(group, ((metric, one cell a player), ...)) for games, steps by length, the state bank, and it by fill."""
+    lengths = next(iter(players.values()))["steps_per_apple_by_length"]
+    groups: list[tuple[str, list[tuple[str, list[Cell]]]]] = [
+        ("Games", [(name, [_cell(summary, name) for summary in players.values()]) for name in _GAME_METRICS]),
+        (
+            "Moves per apple by snake length",
+            [
+                (name, [(_number(summary["steps_per_apple_by_length"][name]), None) for summary in players.values()])
+                for name in lengths
+            ],
+        ),
+    ]
+    if state_bank:
+        scores = [state_bank.get(name) for name in players]
+        one = next(score for score in scores if score)
+        rates = [name for name in one if name.endswith("_rate")]
+        groups.append((f"{one['n']} unseen positions", [(name, [_cell(s, name) for s in scores]) for name in rates]))
+        for metric in ("legal_move_rate", "avoidable_fatal_rate", "optimal_choice_rate"):
+            rows = [
+                (f"{fill} % of the board", [_cell(score and score["by_fill"][fill], metric) for score in scores])
+                for fill, bucket in one["by_fill"].items()
+                if bucket["n"]
+            ]
+            groups.append((f"{metric} by fill", rows))
+    return groups
+
+
+def _cell(tree: Mapping[str, Any] | None, name: str) -> Cell:
+    if tree is None:
+        return "-", None
+    head, _, leaf = name.partition(".")
+    found = tree[head]
+    interval = found.get("ci95") if isinstance(found, Mapping) and leaf in ("", "mean") else None
+    value = found[leaf] if leaf else found["value"] if isinstance(found, Mapping) else found
+    is_rate = isinstance(found, Mapping) and (not leaf or head == "coverage")
+    bounds = None if interval is None else f"{_number(interval[0], is_rate)} to {_number(interval[1], is_rate)}"
+    return _number(value, is_rate), bounds
+
+
+def _number(value: float | None, is_rate: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if is_rate else f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
+
+
+def training_curves(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Polylines in a box of 100 x 100 for each metric that a run has logged at two or more steps."""
+    curves = []
+    for label, directory in runs.items():
+        lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        logged = [json.loads(line) for line in lines]
+        for metric in _CURVES:
+            points = [(entry["step"], entry[metric]) for entry in logged if metric in entry]
+            if len({step for step, _ in points}) > 1:
+                name = metric if len(runs) == 1 else f"{label}: {metric}"
+                curves.append({"name": name, **_curve([*points[: -1 : -(-len(points) // _MAX_POINTS)], points[-1]])})
+    return curves
+
+
+def _curve(points: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    low, high = min(0.0, *values), max(values)
+    span = (high - low) or 1.0
+
+    def corners() -> Iterator[str]:
+        for step, value in points:
+            yield f"{100 * (step - steps[0]) / (steps[-1] - steps[0]):.2f} {100 - 100 * (value - low) / span:.2f}"
+
+    return {
+        "path": "M" + "L".join(corners()),
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "first": steps[0],
+        "last": steps[-1],
+        "first_value": f"{values[0]:.3g}",
+        "last_value": f"{values[-1]:.3g}",
+    }

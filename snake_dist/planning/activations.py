@@ -1,0 +1,107 @@
+"""Bytes that a training step keeps for its backward pass, operation by operation.
+
+Exact for Llama-like decoders; `docs/plan.md` says how far off it is for others. c is the size of an element of the
+compute dtype. All counts are per token, but where a length is named.
+"""
+
+from __future__ import annotations
+
+from snake_dist.planning.shapes import FP32, MicroBatch, ModelSizes, Setup
+
+
+def norm(model: ModelSizes, setup: Setup) -> float:
+    """One norm of the whole width. RMSNorm: its input, in fp32 unless it is this package's, and 1/rms. LayerNorm: its
+    input, mean and 1/std."""
+    if model.norm == "rms" and setup.fast and model.own_norms:
+        return setup.element * model.hidden_size + FP32
+    if model.norm == "rms":
+        return FP32 * model.hidden_size + FP32
+    return setup.element * model.hidden_size + 2 * FP32
+
+
+def adapter_inputs(model: ModelSizes, setup: Setup) -> float:
+    """Inputs of lora_A, low-rank activations and dropout masks (CUDA's have a byte an element, PyTorch's on a CPU c).
+    A frozen matrix keeps nothing, but under ZeRO-3, where DeepSpeed's linear keeps its input."""
+    c, total = setup.element, 0.0
+    is_fast = setup.fast and model.plain_lora and not setup.nf4
+    mask = 0 if not setup.dropout else c if setup.on_cpu and not is_fast else 1
+    for linear in model.linears:
+        plain_input = 0 if linear.shares_input else c * linear.inputs
+        if linear.adapted:
+            total += c * model.rank
+            # The fast path draws one mask for all matrices that read the same input.
+            is_shared = linear.shares_input and (is_fast or not setup.dropout)
+            total += 0 if is_shared else linear.inputs * (mask + c)
+            total += model.kept_outputs * c * linear.outputs
+        if setup.stage == 3 and (setup.dropout or not linear.adapted):
+            total += plain_input
+    return total
+
+
+def attention(model: ModelSizes, setup: Setup, length: int) -> float:
+    """Queries, keys and values as the kernel takes them (keys and values repeated for all heads), its output, and
+    1 number a head (flash) or the scores' softmax. Normed heads keep queries and keys in fp32 too."""
+    c = setup.element
+    kept = 4.0 * c * model.attention_size
+    if model.normed_heads:
+        kept += (c if setup.fast and model.own_norms else FP32) * (model.attention_size + model.key_value_size)
+    if model.packs and setup.on_cpu:
+        # This package's own kernel: keys are not repeated, maxima and sums are kept, the weights of short examples.
+        weights = min(length, length / 2 + 64) if length <= 512 else 0
+        own = 2 * c * (model.attention_size + model.key_value_size)
+        return kept - 4 * c * model.attention_size + own + model.num_heads * (2 * FP32 + c * weights)
+    if model.packs:
+        return kept + FP32 * model.num_heads
+    return kept + model.num_heads * length * (FP32 + (c if c < FP32 else 0))
+
+
+def mlp(model: ModelSizes, setup: Setup) -> float:
+    """SwiGLU keeps three tensors: gate, its activation and up. GELU keeps its input; written out in single
+    operations ("gelu_new") four tensors; ReLU only its output, which is the next matrix's input."""
+    return setup.element * model.intermediate_size * model.mlp_tensors
+
+
+def layer_bytes(model: ModelSizes, setup: Setup, length: int) -> float:
+    """What one decoder layer keeps, per token, of examples of `length` tokens."""
+    return 2 * norm(model, setup) + adapter_inputs(model, setup) + attention(model, setup, length) + mlp(model, setup)
+
+
+def loss_temporaries(setup: Setup, num_logits: float) -> float:
+    """The loss works on so many logits at a time, in fp32 twice (training/cross_entropy), in place otherwise."""
+    return 2 * FP32 * min(num_logits, float(1 << 19 if setup.on_cpu else 1 << 26))
+
+
+def norm_gradient(model: ModelSizes, setup: Setup) -> float:
+    """Temporaries of an RMSNorm's backward pass: five fp32 tensors of its width, or three and one in the dtype."""
+    width = model.hidden_size
+    return (3 * FP32 + setup.element) * width if setup.fast and model.own_norms else 5 * FP32 * width
+
+
+def step_bytes(model: ModelSizes, setup: Setup, batch: MicroBatch) -> dict[str, float]:
+    """Bytes of activations, logits and temporaries at the moment when their sum is highest.
+
+    Three moments can be it: the loss's backward, the last norm's, the last layer's MLP's.
+    """
+    c, hidden, tokens = setup.element, model.hidden_size, batch.tokens
+    layer = layer_bytes(model, setup, batch.tokens_per_example) * tokens
+    last_norm = norm(model, setup) * tokens
+    rope = 2 * c * model.head_size * tokens
+    num_logits = batch.trained_tokens * model.vocabulary
+    if setup.gradient_checkpointing:
+        kept = model.num_layers * c * hidden * tokens + last_norm + rope
+    else:
+        # The first norm works on embeddings, which need no gradient.
+        kept = model.num_layers * layer + rope
+    mlp_grads = c * (2 * model.intermediate_size + hidden) * tokens
+    weight = c * model.largest_matrix if setup.nf4 else 0
+    recomputed = layer if setup.gradient_checkpointing else 0
+    moments = [
+        {"activations": kept, "logits": num_logits * c, "temporaries": loss_temporaries(setup, num_logits)},
+        {"activations": kept, "logits": num_logits * c, "temporaries": norm_gradient(model, setup) * tokens},
+        {
+            "activations": kept - last_norm + recomputed,
+            "logits": num_logits * c,
+            "temporaries": mlp_grads + weight,
+        },
+    ]
+    return max(moments, key=lambda moment: sum(moment.values()))

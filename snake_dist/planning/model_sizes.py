@@ -1,0 +1,110 @@
+"""Sizes of a model with its adapter, read off a copy without weights (on torch's "meta" device)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from snake_dist.errors import InputError
+from snake_dist.model import adapters, base
+from snake_dist.planning.shapes import Linear, ModelSizes
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+# Tensors that an activation function keeps, where it is not one.
+_KEPT = {"gelu_new": 4, "gelu_fast": 4, "relu": 0}
+# Matrices that end a block: they never share the input of the one before, even where widths are equal.
+_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "dense_4h_to_h", "fc_out")
+
+
+def describe_model(model_config: base.ModelConfig, adapter: adapters.AdapterConfig) -> ModelSizes:
+    """Sizes of a base model with its adapter, from its configuration alone. Raises InputError."""
+    import transformers
+
+    base.quieten_libraries()
+    remote_code = model_config.trust_remote_code
+    location = base.find_base(model_config)
+    config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=remote_code)
+    return sizes_of(config, adapter, trust_remote_code=remote_code)
+
+
+def sizes_of(
+    config: PretrainedConfig, adapter: adapters.AdapterConfig, *, trust_remote_code: bool = False
+) -> ModelSizes:
+    """The same from a configuration at hand. Raises InputError for a model whose layers are no plain decoder layers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        num_base = sum(parameter.numel() for parameter in model.parameters())
+        head = model.get_output_embeddings()
+        tied = head is not None and head.weight is model.get_input_embeddings().weight
+        # PiSSA decomposes weights, of which there are none here; its shapes are LoRA's.
+        shaped = replace(adapter, adapter="lora") if adapter.adapter == "pissa" else adapter
+        model = adapters.attach(model, shaped, num_steps=1000)
+    text = config.get_text_config()
+    layers = next(
+        (
+            module
+            for module in model.modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == text.num_hidden_layers
+        ),
+        None,
+    )
+    layer = layers[0] if layers is not None else torch.nn.Identity()
+    linears = layer_linears(layer)
+    held = sum(parameter.numel() for parameter in layer.parameters() if not parameter.requires_grad)
+    if not linears or sum(linear.weights for linear in linears) < 0.9 * held:
+        raise InputError(
+            f"--base-model: of type {config.model_type!r}, whose layers are not plain "
+            "decoder layers (a mixture of experts?): no plan for those"
+        )
+    heads = text.num_attention_heads
+    norms = {type(module).__name__ for module in model.modules()}
+    inner = linears[-1].inputs
+    # Two matrices lead into the last one, or one of twice the width.
+    is_gated = sum(linear.outputs for linear in linears if linear.outputs in (inner, 2 * inner)) >= 2 * inner
+    names = ("hidden_act", "hidden_activation", "activation_function", "activation")
+    activation = next((getattr(text, name) for name in names if getattr(text, name, None)), "gelu")
+    return ModelSizes(
+        hidden_size=text.hidden_size,
+        num_layers=text.num_hidden_layers,
+        num_heads=heads,
+        num_key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        intermediate_size=inner,
+        mlp_tensors=_KEPT.get(activation, 1) + (2 if is_gated else 0),
+        norm="rms" if any("RMSNorm" in name for name in norms) else "layer",
+        vocabulary=text.vocab_size,
+        linears=linears,
+        num_base=num_base,
+        num_trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        rank=adapters.adapter_size(adapter).rank,
+        kept_outputs={"dora": 2, "adalora": 1}.get(adapter.adapter, 0),
+        own_norms=any(hasattr(module, "variance_epsilon") for module in model.modules()),
+        plain_lora=adapter.adapter in ("lora", "qlora", "rslora", "pissa"),
+        tied=tied,
+        normed_heads=any(name.endswith("q_norm") for name, _ in layer.named_modules()),
+        packs=bool(getattr(model.get_base_model(), "_supports_attention_backend", False)),
+    )
+
+
+def layer_linears(layer: nn.Module) -> tuple[Linear, ...]:
+    """The matrices of a decoder layer, adapted or not, in the order of their definition."""
+    found: list[Linear] = []
+    parents: list[str] = []
+    for name, module in layer.named_modules():
+        adapted = hasattr(module, "base_layer")
+        matrix = module.base_layer if adapted else module
+        if not adapters.is_linear(matrix) or ".base_layer" in name or ".lora_" in name:
+            continue
+        rows, columns = matrix.weight.shape
+        inputs, outputs = (rows, columns) if type(matrix).__name__ == "Conv1D" else (columns, rows)
+        parent, own = name.rpartition(".")[::2]
+        shares = bool(found) and parents[-1] == parent and found[-1].inputs == inputs and own not in _OUTPUTS
+        found.append(Linear(inputs, outputs, adapted, shares))
+        parents.append(parent)
+    return tuple(found)

@@ -1,0 +1,117 @@
+"""The whole configuration of a run: every room's config, the command line, YAML recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snake_dist.checkpoint.checkpoints import CheckpointConfig, check_checkpoint_config
+from snake_dist.cli import parse_dataclass
+from snake_dist.data.batching import accumulation_steps
+from snake_dist.data.dataset import DataConfig
+from snake_dist.errors import InputError
+from snake_dist.evaluation.judging.match import PlayConfig, check_play_config
+from snake_dist.model.adapters import AdapterConfig, check_adapter_config
+from snake_dist.model.base import ModelConfig
+from snake_dist.training.loop import TrainingConfig, check_training_config
+from snake_dist.training.wandb_log import WandbConfig
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Files of the run."""
+
+    ds: str | None = None
+    """DeepSpeed JSON (ZeRO stage, precision, offload; "auto" is filled in); default: ZeRO stage 2."""
+    output_dir: str | None = None
+    """New or empty directory, or with --resume auto that of the run to go on with; default:
+    logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of training and judging."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def flat(self) -> dict[str, Any]:
+        """Flag name without dashes in front -> value: what a recipe holds."""
+        rooms = (getattr(self, room.name) for room in dataclasses.fields(self))
+        return {name.replace("_", "-"): value for room in rooms for name, value in vars(room).items()}
+
+    def to_yaml(self) -> str:
+        """A recipe that `--config` reads back as an equal RunConfig."""
+        import yaml
+
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.flat().items()}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+def parse_run_config(argv: Sequence[str]) -> RunConfig:
+    """The RunConfig of a command line; `--config RECIPE.yaml` comes first, flags override it.
+
+    Raises InputError, in one line, for anything that is not understood. `--help` prints and exits.
+    """
+    flags, recipe = list(argv), None
+    if "--config" in flags:
+        at = flags.index("--config")
+        if at + 1 == len(flags):
+            raise InputError("--config: a YAML file is expected after it")
+        recipe = flags[at + 1]
+        del flags[at : at + 2]
+    return parse_dataclass(RunConfig, [*(recipe_flags(recipe) if recipe else []), *flags])
+
+
+def check_run_flags(flags: Sequence[str], world_size: int) -> None:
+    """Raise InputError for flags that train.py would refuse on so many ranks, as far as can be said beforehand."""
+    check_run_config(parse_run_config(flags), world_size)
+
+
+def check_run_config(config: RunConfig, world_size: int) -> int:
+    """Accumulation steps of a run on so many ranks. Raises InputError for values that no run can have."""
+    check_training_config(config.training)
+    check_adapter_config(config.adapter)
+    check_play_config(config.play)
+    check_checkpoint_config(config.checkpoint)
+    if config.data.eval_examples < 1:
+        raise InputError(f"--eval-examples {config.data.eval_examples}: at least 1")
+    if config.checkpoint.best_by == "play" and not config.play.eval_games:
+        raise InputError("--best-by play contradicts --eval-games 0: no games would be played in training")
+    return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)
+
+
+def recipe_flags(path: str) -> list[str]:
+    """The flags that a YAML recipe stands for. Raises InputError naming the file and key of a fault."""
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InputError(f"--config {path}: {problem.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise InputError(f"--config {path}: not YAML ({' '.join(str(problem).split())})") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"--config {path}: a mapping of flags to values is expected")
+    known = RunConfig().flat()
+    flags: list[str] = []
+    for key, value in recipe.items():
+        name = str(key).replace("_", "-")
+        if name not in known:
+            raise InputError(f"--config {path}: unknown key {key!r}: a flag of train.py without its dashes is expected")
+        if isinstance(known[name], bool):
+            if not isinstance(value, bool):
+                raise InputError(f"--config {path}: {key} is {value!r}: true or false is expected")
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags

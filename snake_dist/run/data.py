@@ -1,0 +1,197 @@
+"""The examples of a run and the board they show: the user's files, or a default data set made on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from snake_dist.cluster.world import World, agree
+from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
+from snake_dist.data.generation import generate
+from snake_dist.data.generation_config import GenerationConfig
+from snake_dist.data.records import read_records, resolve_paths
+from snake_dist.data.selection import Selection, Split, draw, select
+from snake_dist.errors import InputError
+from snake_dist.run.config import RunConfig
+from snake_dist.styles.prompts import board_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+Value = TypeVar("Value")
+
+# The default data set: about 850 positions of many games, for a run of minutes on two cores. From the first 50 moves
+# only, since whoever has never seen a short snake never gets to a long one; with moves the teacher would not make.
+DEFAULT_GAMES = 200
+DEFAULT_LINE_RATE = 0.088
+DEFAULT_MAX_STEPS_PER_GAME = 50
+DEFAULT_POLICY = "bfs-safe"
+DEFAULT_RANDOM_MOVE_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is played, and how a position is put to the model."""
+
+    grid_size: int
+    mode: str
+    style: str | None
+    """None if the data's prompts are of no known style: then no games can be played."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Training and held-out examples, the same on every rank."""
+
+    dataset: TokenizedDataset
+    training: Selection
+    """Of `dataset`."""
+    eval_dataset: TokenizedDataset
+    held_out: Selection
+    """Of `eval_dataset`."""
+
+    @property
+    def train_examples(self) -> np.ndarray:
+        """Ids in `dataset`."""
+        return self.training.ids
+
+    @property
+    def eval_examples(self) -> np.ndarray:
+        """Ids in `eval_dataset`."""
+        return self.held_out.ids
+
+    def described(self) -> dict[str, Any]:
+        """Counts and fingerprints for the run's record."""
+        return {
+            "fingerprint": self.dataset.fingerprint,
+            "eval_fingerprint": self.eval_dataset.fingerprint,
+            "files": self.dataset.meta["files"],
+            "train_examples": len(self.train_examples),
+            "eval_examples": len(self.eval_examples),
+            "train_tokens": self.training.num_tokens,
+            "train_loss_tokens": self.training.num_loss_tokens,
+            "skipped_lines": self.dataset.meta["skipped_lines"],
+        }
+
+
+def find_board(config: RunConfig) -> Board:
+    """Grid size, mode and style: the flags, else what the first line of --data shows, else 10, classic, compact.
+
+    Raises InputError if flags and data contradict each other.
+    """
+    play = config.play
+    mode = None if play.mode == "auto" else play.mode
+    style = None if play.style == "auto" else play.style
+    if not config.data.data:
+        return Board(play.grid_size or 10, mode or "classic", style or "compact")
+    paths = resolve_paths(config.data.data)
+    seen = board_of(next(read_records(paths, config.data.bad_lines)).prompt)
+    if seen is None:
+        return Board(play.grid_size or 10, mode or "classic", style)
+    style_seen, size_seen, mode_seen = seen
+    return Board(
+        _agreeing("--grid-size", play.grid_size, size_seen, paths[0]),
+        _agreeing("--mode", mode, mode_seen, paths[0]),
+        style or style_seen,
+    )
+
+
+def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
+    if given not in (None, seen):
+        raise InputError(f"{flag} {given}, but the prompts in {path} are of {seen}")
+    return seen
+
+
+def default_generation(board: Board, seed: int) -> GenerationConfig:
+    """What the default data set of this board holds."""
+    on_cycle = board.style == "cycle"
+    return GenerationConfig(
+        policy="hamiltonian-shortcuts" if on_cycle else DEFAULT_POLICY,
+        grid_size=board.grid_size,
+        mode=board.mode,
+        style=board.style or "compact",
+        games=DEFAULT_GAMES,
+        line_rate=DEFAULT_LINE_RATE,
+        max_steps_per_game=DEFAULT_MAX_STEPS_PER_GAME,
+        random_move_rate=0.0 if on_cycle else DEFAULT_RANDOM_MOVE_RATE,
+        seed=seed,
+    )
+
+
+def default_data_dir(config: GenerationConfig) -> Path:
+    """Where that data set lies, below the working directory: beside the generated ones, named by its content."""
+    digest = hashlib.sha256(json.dumps([version("snake_dist"), asdict(config)]).encode()).hexdigest()[:8]
+    stamp = f"heuristics_v0.04_default-{digest}"
+    return Path("logs/extensions/datasets").absolute() / f"grid-size-{config.grid_size}" / stamp / config.policy
+
+
+def prepare_data(
+    config: RunConfig,
+    world: World,
+    board: Board,
+    tokenizer: PreTrainedTokenizerBase,
+    max_positions: int | None,
+) -> RunData:
+    """Generate (if there is no --data), tokenize and split: the first rank of each node writes, all map the files.
+
+    `max_positions`: longest input the model can take, if it has a limit. Raises InputError, on all ranks alike,
+    for bad data.
+    """
+    patterns = config.data.data or agree(
+        world, partial(_default_data, default_generation(board, config.training.seed)), on_each_node=True
+    )
+    opened = partial(
+        open_dataset,
+        tokenizer=tokenizer,
+        bad_lines=config.data.bad_lines,
+        cache=dataset_cache(),
+    )
+
+    def prepare() -> RunData:
+        dataset = opened(patterns, for_training=True)
+        length = _sequence_length(config, max_positions)
+        if config.data.eval_data:
+            (training,) = select(dataset, length, config.data.bad_lines)
+            eval_dataset = opened(config.data.eval_data, for_training=False)
+            (held_out,) = select(eval_dataset, length, config.data.bad_lines)
+        else:
+            eval_dataset = dataset
+            split = Split(config.data.held_out_share, config.training.seed)
+            training, held_out = select(dataset, length, config.data.bad_lines, split)
+        if config.data.max_examples is not None:
+            training = draw(dataset, training, config.data.max_examples, config.training.seed)
+        if config.data.eval_examples < len(held_out.ids):
+            held_out = draw(eval_dataset, held_out, config.data.eval_examples, config.training.seed)
+        return RunData(dataset, training, eval_dataset, held_out)
+
+    agree(world, lambda: prepare() and None, on_each_node=True)
+    return prepare()
+
+
+def _default_data(config: GenerationConfig) -> tuple[str, ...]:
+    directory = default_data_dir(config)
+    if not (directory / "summary.json").is_file():
+        try:
+            generate(config, directory)
+        except InputError:
+            # On a shared disk another node may have been first, with the same content.
+            if not (directory / "summary.json").is_file():
+                raise
+    return (str(directory),)
+
+
+def _sequence_length(config: RunConfig, max_positions: int | None) -> int:
+    given = config.data.sequence_length
+    if given is None:
+        return min(DEFAULT_SEQUENCE_LENGTH, max_positions or DEFAULT_SEQUENCE_LENGTH)
+    if given < 2:
+        raise InputError(f"--sequence-length {given}: at least 2")
+    if max_positions is not None and given > max_positions:
+        raise InputError(f"--sequence-length {given}: this model takes at most {max_positions} tokens")
+    return given

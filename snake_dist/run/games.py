@@ -1,0 +1,135 @@
+"""The games at the end of a run, and their report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from snake_dist.checkpoint.saved_adapter import read_prompt_hashes
+from snake_dist.cluster.world import agree, gather
+from snake_dist.evaluation.judging.episodes import game_seeds
+from snake_dist.evaluation.judging.match import Games, SpreadPlayer, finished_games, judge
+from snake_dist.evaluation.judging.metrics import summarize
+from snake_dist.evaluation.judging.state_bank import TrainedPrompts
+from snake_dist.evaluation.players.entrants import BATCH_SIZE, adapter_identity, load_model_players
+from snake_dist.evaluation.players.language_model import ModelPlayer
+from snake_dist.evaluation.players.protocol import Answer
+from snake_dist.evaluation.report.numbers import flatten, write_report
+from snake_dist.evaluation.report.page import write_page
+from snake_dist.model import base
+from snake_dist.model.attention import unpacked_attention
+from snake_dist.run.config import RunConfig
+from snake_dist.run.preparation import Run
+from snake_dist.run.session import Session
+from snake_dist.training.loop import Metrics
+from snake_dist.zero.engine import joined_forwards
+
+REPORT_DIR = "report"
+IN_TRAINING = ("games", "apples", "legal_move_rate", "format_valid_rate", "end_shares")
+"""What is logged of the games in training."""
+
+
+def _judged_games(run: Run) -> Games:
+    play, board = run.config.play, run.board
+    return Games(board.grid_size, board.mode, game_seeds(play.play_games), play.play_max_steps)
+
+
+def write_run_report(run: Run, play: dict[str, Any]) -> Path:
+    """Write the report beside summary.json; returns its page."""
+    write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
+    return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
+
+
+def plays_at(config: RunConfig, step: int, num_steps: int) -> bool:
+    """Whether the evaluation after `step` steps plays: the first one since the last multiple of --play-every. After the
+    last step only if no end games say it better, or the checkpoint is to be judged by play."""
+    every, since = config.play.play_every, config.training.eval_every
+    if step == num_steps:
+        return config.play.play_games == 0 or config.checkpoint.best_by == "play"
+    return every == 0 or step // every > (step - since) // every
+
+
+def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int], Metrics]:
+    """What plays --eval-games with the model in `engine` as it is, on all ranks together, if it is time to (it is told
+    the steps done): `eval/play/...` of docs/metrics.md, or nothing. Training goes on as if it had not been called."""
+    config, board, world = run.config.play, run.board, run.world
+    if not config.eval_games or board.style is None:
+        return lambda _step: {}
+    games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
+    limit = run.data.training.longest_completion
+    player = ModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
+    model = engine.module.get_base_model()
+
+    def play(step: int) -> Metrics:
+        if not plays_at(run.config, step, run.num_steps):
+            return {}
+        started = time.perf_counter()
+        with unpacked_attention(model), joined_forwards(engine, model) as join:
+
+            def gathered(answers: list[tuple[int, Answer]]) -> list[list[tuple[int, Answer]]]:
+                join()
+                session.beat()
+                return gather(answers, world)
+
+            summary = summarize(games.play(SpreadPlayer(player, world.rank, world.size, gathered)))
+        played = flatten({name: summary[name] for name in IN_TRAINING}, "eval/play")
+        return played | {"eval/play/seconds": time.perf_counter() - started}
+
+    return play
+
+
+def trained_prompts(run: Run) -> np.ndarray | None:
+    """Hashes of the prompts that the adapter was trained on (uint64, sorted), those of --init-adapter among them; None
+    if that one did not keep its own."""
+    given = run.config.adapter.init_adapter
+    if given is None:
+        return run.data.dataset.prompt_hashes
+    earlier = read_prompt_hashes(Path(given).expanduser())
+    return None if earlier is None else np.union1d(run.data.dataset.prompt_hashes, earlier)
+
+
+def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
+    """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each.
+
+    Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
+    """
+    world, board = run.world, run.board
+    loaded = load_model_players(
+        adapter_dir,
+        base.device_for(world.local_rank),
+        trust_remote_code=run.config.model.trust_remote_code,
+    )
+    spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
+    games = _judged_games(run)
+    asked = f"{board.style} prompts, {loaded['base'].max_new_tokens} tokens"
+    identities = {"base": f"{run.base_location} {run.dtype}, {asked}", "adapter": adapter_identity(adapter_dir)}
+    log_directory = run.output_dir / REPORT_DIR / "games"
+    # Read by rank 0 only: all ranks must play the same games.
+    finished = agree(world, partial(finished_games, games, identities, log_directory))
+    known = trained_prompts(run)
+    trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
+
+    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", miniters=0, disable=not world.is_main) as bar:
+        done = dict.fromkeys(spread, 0)
+
+        def on_progress(name: str, finished: int, moves: int) -> None:
+            done[name] = finished
+            bar.update(sum(done.values()) - bar.n)
+            bar.set_postfix_str(f"{name}, {moves} moves")
+
+        results = judge(
+            spread,
+            games,
+            identities=identities,
+            is_trained=trained.hold,
+            on_progress=on_progress,
+            log_directory=log_directory if world.is_main else None,
+            finished=finished,
+        )
+    return results | {"trained_positions": {"adapter": known if known is None else len(known)}}

@@ -1,0 +1,254 @@
+"""Everything a run can get wrong, checked before a weight is loaded; the same verdict on every rank."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.checkpoints import Checkpoint
+from snake_dist.checkpoint.run_dir import (
+    RunDirLock,
+    begin_status,
+    leave_run_dir,
+    open_run_dir,
+    remove_results,
+)
+from snake_dist.checkpoint.saved_adapter import check_init_adapter
+from snake_dist.cluster.world import World, agree, start_process_group
+from snake_dist.data.batching import ExampleStream, num_examples_within
+from snake_dist.data.records import resolve_paths
+from snake_dist.data.tokenization import tokenizer_fingerprint
+from snake_dist.errors import InputError
+from snake_dist.model import adapters, base
+from snake_dist.run.config import RunConfig, check_run_config
+from snake_dist.run.data import Board, RunData, find_board, prepare_data
+from snake_dist.training.loop import Share, TrainingConfig
+from snake_dist.zero.config import build_ds_config, check_pair, fill_ds_config, read_ds_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_STAGE = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can start."""
+
+    config: RunConfig
+    world: World
+    output_dir: Path
+    base_location: str
+    """Local directory or hub id."""
+    shape: base.ModelShape
+    dtype: str
+    """Name of the base's dtype; the adapter's too."""
+    ds_config: dict[str, Any]
+    """Without any "auto"."""
+    tokenizer: PreTrainedTokenizerBase
+    board: Board
+    data: RunData
+    num_steps: int
+    stream: ExampleStream
+    share: Share
+    fingerprint: dict[str, Any]
+    """What decides the result: a checkpoint of another one is refused."""
+    checkpoint: Checkpoint | None
+    """Where the run goes on from; None: from the start."""
+    lock: RunDirLock | None
+    """Rank 0's hold on the output directory."""
+
+
+def prepare(config: RunConfig, world: World) -> Run:
+    """Check, find and make everything but the model. Collective; raises InputError on all ranks alike."""
+    accumulation, given_ds_config = check_config(config, world)
+    start_process_group(world)
+    board = agree(world, partial(find_board, config))
+    locks: list[RunDirLock] = []
+
+    def open_directory() -> tuple[Path, Checkpoint | None]:
+        path = output_path(config.output.output_dir, board.grid_size)
+        checkpoint, lock = open_run_dir(path, config.checkpoint.resume, _warn)
+        locks.append(lock)
+        begin_status(path, checkpoint)
+        return path, checkpoint
+
+    output_dir, checkpoint = agree(world, open_directory)
+    lock = locks[0] if locks else None
+    try:
+        run = _prepare_run(config, world, board, output_dir, accumulation, given_ds_config)
+        if checkpoint is not None:
+            check_fingerprint(checkpoint, run.fingerprint)
+    except InputError as problem:
+        if lock is not None:
+            leave_run_dir(output_dir, lock, str(problem))
+        raise
+    if checkpoint is not None and world.is_main:
+        remove_results(output_dir)
+    return replace(run, checkpoint=checkpoint, lock=lock)
+
+
+def _prepare_run(
+    config: RunConfig,
+    world: World,
+    board: Board,
+    output_dir: Path,
+    accumulation: int,
+    given_ds_config: dict[str, Any],
+) -> Run:
+    dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
+    agree(world, partial(base.check_dtype_here, dtype), on_each_node=True)
+    location = agree(world, partial(base.find_base, config.model), on_each_node=True)
+    remote_code = config.model.trust_remote_code
+    shape = base.model_shape(location, trust_remote_code=remote_code)
+    tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
+    init_adapter = agree(world, partial(_init_adapter_digest, config, shape.revision))
+    if config.checkpoint.best_by == "play" and board.style is None:
+        raise InputError("--best-by play: the prompts of --data are of no known style: --style says which to play in")
+    data = prepare_data(config, world, board, tokenizer, shape.max_positions)
+
+    training = config.training
+    ds_config = fill_ds_config(
+        given_ds_config,
+        dtype=dtype,
+        global_batch_size=training.global_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        accumulation=accumulation,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        hidden_size=shape.hidden_size,
+        local_size=world.local_size,
+    )
+    stream = _stream(training, data)
+    num_steps = stream.num_steps
+    if config.adapter.adapter == "adalora":
+        adapters.rank_schedule(num_steps)  # raises where there are too few steps
+    return Run(
+        config=config,
+        world=world,
+        output_dir=output_dir,
+        base_location=location,
+        shape=shape,
+        dtype=dtype,
+        ds_config=ds_config,
+        tokenizer=tokenizer,
+        board=board,
+        data=data,
+        num_steps=num_steps,
+        stream=stream,
+        share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
+        fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps) | init_adapter,
+        checkpoint=None,
+        lock=None,
+    )
+
+
+def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str]:
+    """What --init-adapter adds to the fingerprint: the weights, wherever they lie."""
+    directory = config.adapter.init_adapter
+    if directory is None:
+        return {}
+    return {"--init-adapter": check_init_adapter(Path(directory).expanduser(), config.adapter, base_revision)}
+
+
+def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
+    """All examples that the run will see, in their order. Raises InputError if there is none."""
+    size, examples = training.global_batch_size, data.train_examples
+    if training.max_steps is not None:
+        return ExampleStream(examples, training.seed, size, training.max_steps * size)
+    if training.max_tokens is None:
+        limit, num_examples = f"--epochs {training.epochs:g}", round(len(examples) * training.epochs)
+    else:
+        epoch = ExampleStream(examples, training.seed, size, len(examples))
+        limit = f"--max-tokens {training.max_tokens}"
+        num_examples = num_examples_within(training.max_tokens, epoch, data.dataset.lengths, data.training.num_tokens)
+    if num_examples == 0:
+        raise InputError(f"{limit}: not one of {len(examples)} examples would be seen")
+    return ExampleStream(examples, training.seed, size, num_examples)
+
+
+def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
+    """(accumulation steps, DeepSpeed config as given): every check that needs no other rank and no model.
+
+    Raises InputError for the first fault.
+    """
+    accumulation = check_run_config(config, world.size)
+    ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
+    check_pair(ds_config, config.adapter.adapter)
+    if config.model.base_dtype != "auto":
+        base.choose_dtype(config.model.base_dtype, ds_config)
+    for patterns in (config.data.data, config.data.eval_data):
+        if patterns:
+            resolve_paths(patterns)
+    return accumulation, ds_config
+
+
+def output_path(given: str | None, grid_size: int) -> Path:
+    """The run's directory: as given, else a new one."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    default = f"logs/extensions/models/grid-size-{grid_size}/llm_finetune_v0.03_{stamp}"
+    return Path(given or default).expanduser().absolute()
+
+
+def _fingerprint(
+    config: RunConfig,
+    dtype: str,
+    ds_config: dict[str, Any],
+    data: RunData,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: base.ModelShape,
+    num_steps: int,
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a run, by the flag that sets it where there is one."""
+    training, optimizer = config.training, ds_config["optimizer"]
+    size = adapters.adapter_size(config.adapter)
+    unset = ("preset", "init_adapter")
+    adapter = {name: value for name, value in vars(config.adapter).items() if name not in unset} | vars(size)
+    values = {
+        "--data": data.dataset.fingerprint,
+        "--data, examples": len(data.dataset),
+        "--data, training examples": data.training.digest,
+        "--eval-data": data.eval_dataset.fingerprint,
+        "--eval-data, examples": data.held_out.digest,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "--base-model": shape.revision,
+        "--base-dtype": dtype,
+        **{f"--{name.replace('_', '-')}": value for name, value in adapter.items()},
+        "--seed": training.seed,
+        "--global-batch-size": training.global_batch_size,
+        "steps (--max-steps, --epochs)": num_steps,
+        **({} if training.max_tokens is None else {"--max-tokens": training.max_tokens}),
+        "--learning-rate": training.learning_rate,
+        "--warmup-share": training.warmup_share,
+        "--weight-decay": training.weight_decay,
+        "--max-grad-norm": training.max_grad_norm,
+        "--ds optimizer.type": optimizer["type"],
+        **{f"--ds optimizer.params.{name}": optimizer["params"].get(name) for name in ("betas", "eps")},
+    }
+    return json.loads(json.dumps(values))
+
+
+def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
+    """Raise InputError, with both values of each difference, unless the checkpoint is one of this very run."""
+    saved = checkpoint.numbers["fingerprint"]
+    different = [
+        f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"
+        for name in sorted(saved.keys() | fingerprint.keys())
+        if saved.get(name) != fingerprint.get(name)
+    ]
+    if different:
+        raise InputError(f"--resume: {checkpoint.path} is of another run: {'; '.join(different)}")
+
+
+def _short(value: Any) -> Any:
+    return value[:23] + "..." if isinstance(value, str) and len(value) > 26 else value
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,160 @@
+"""The DeepSpeed seam: everything this package knows about DeepSpeed's engine is here or in checkpoint/adapter."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.zero.parameters import loss_scale
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+
+def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio: float = 1.0) -> Any:
+    """A DeepSpeed engine that trains the trainable parameters of `model`; needs the process group.
+
+    The B matrices learn `lora_plus_ratio` times as fast as the rest (LoRA+, Hayou et al., 2024).
+    """
+    import deepspeed
+
+    deepspeed.logger.setLevel(logging.ERROR)
+    groups = parameter_groups(model, lora_plus_ratio, ds_config["optimizer"]["params"]["lr"])
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config)
+    if engine.zero_optimization_stage() == 0 and (engine.bfloat16_enabled() or engine.fp16_enabled()):
+        _forget_first_step(engine.optimizer)
+    return engine
+
+
+def parameter_groups(model: PeftModel, lora_plus_ratio: float, learning_rate: float) -> list[dict[str, Any]]:
+    """The optimizer's groups, none of them empty: DeepSpeed drops those, and what counts groups then breaks."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fast = [parameter for name, parameter in trainable if ".lora_B." in name and lora_plus_ratio != 1]
+    slow = [parameter for name, parameter in trainable if ".lora_B." not in name or lora_plus_ratio == 1]
+    groups = [
+        {"params": slow, "lr": learning_rate, "rate_ratio": 1.0},
+        {"params": fast, "lr": learning_rate * lora_plus_ratio, "rate_ratio": lora_plus_ratio},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _forget_first_step(optimizer: Any) -> None:
+    """Without ZeRO, in low precision, DeepSpeed allocates Adam's moments by a step on zero gradients.
+
+    Adam then corrects its bias as in a second step (0.74 of the rate at first), and decays the weights once.
+    """
+    import torch
+
+    optimizer.optimizer.state.clear()
+    with torch.no_grad():
+        for masters, working in zip(getattr(optimizer, "fp32_groups", []), optimizer.fp16_groups, strict=False):
+            for master, parameter in zip(masters, working, strict=True):
+                master.copy_(parameter)
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate_ratio"]
+
+
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """`engine.backward(loss)`, in fp16 with the loss scaled at every stage."""
+    scale = loss_scale(engine)
+    if scale != 1 and engine.zero_optimization_stage() == 0:
+        # Without ZeRO DeepSpeed takes the scale out of the gradients, but does not put it into the loss.
+        loss = loss * scale
+    engine.backward(loss)
+
+
+def take_step(engine: Any) -> None:
+    """`engine.step()`: an optimizer step if this was the last micro-batch, else bookkeeping only."""
+    import torch
+
+    if engine.is_gradient_accumulation_boundary() and not hasattr(engine.optimizer, "_global_grad_norm"):
+        # Without ZeRO, in fp32, DeepSpeed clips but forgets the norm: leave it where its getter looks.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            # Nor does it look for NaN there: skip the step as it does elsewhere.
+            engine.zero_grad()
+            engine.micro_steps += 1
+            engine.global_steps += 1
+            engine.skipped_steps += 1
+            return
+    scale = loss_scale(engine)
+    is_last = engine.is_gradient_accumulation_boundary()
+    was_linked = getattr(engine.optimizer, "_hp_optimizer_states_linked", None)
+    engine.step()
+    if was_linked is False and engine.optimizer._hp_optimizer_states_linked:
+        # ZeRO 1 and 2 link parameters to their moments after the first group's step, when other groups have none.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    if is_last and scale != 1 and engine.zero_optimization_stage() == 0:
+        # Without ZeRO the norm of fp16 gradients comes with the loss scale still in it.
+        engine._global_grad_norm = float(engine._global_grad_norm) / scale
+
+
+@contextmanager
+def joined_forwards(engine: Any, model: Any) -> Iterator[Callable[[], None]]:
+    """Inside, ranks may call `model`, the language model in `engine`, a different number of times each.
+
+    Under ZeRO-3 a forward pass gathers the weights from all ranks. So each says when it begins one, and the function
+    that this yields, which all ranks call when they are through, has them take part in the others' until none is left.
+    """
+    import torch
+
+    if engine.zero_optimization_stage() < 3 or torch.distributed.get_world_size() == 1:
+        yield lambda: None
+        return
+    is_counted = True
+
+    def is_any(mine: bool) -> bool:
+        table = torch.tensor([mine], dtype=torch.int32, device=engine.device)
+        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX)
+        return bool(table.item())
+
+    def begin(*_: Any) -> None:
+        if is_counted:
+            is_any(True)
+
+    def join() -> None:
+        nonlocal is_counted
+        is_counted = False
+        with torch.no_grad():
+            while is_any(False):
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=engine.device), use_cache=False)
+        is_counted = True
+
+    handle = model.register_forward_pre_hook(begin)
+    try:
+        yield join
+    finally:
+        handle.remove()
+
+
+def was_skipped(engine: Any) -> bool:
+    """Whether the last optimizer step was not taken, on any rank, since the gradient was not finite."""
+    if hasattr(engine.optimizer, "overflow"):
+        return bool(engine.optimizer.overflow)
+    norm = engine.get_global_grad_norm()
+    return norm is not None and not math.isfinite(norm)
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """2-norm of the last step's gradient before clipping; None where DeepSpeed skipped the step."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None or was_skipped(engine) else float(norm)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory of this process in GiB: on the accelerator, or resident on the CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

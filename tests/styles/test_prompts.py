@@ -1,0 +1,171 @@
+"""Prompts: their bytes, that different positions never look alike, and which prompts start a game."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snake_dist.errors import InputError
+from snake_dist.game.board import MODES, Cell, End, State
+from snake_dist.game.rules import legal_moves, new_game, random_below, step
+from snake_dist.styles.prompts import PROMPT_STYLES, render_prompt, starts_game
+
+CLASSIC = State(8, "classic", ((2, 0), (3, 0), (4, 0), (4, 1)), (0, 7), frozenset(), rng=1, score=3)
+WRAP = replace(CLASSIC, mode="wrap")
+OBSTACLES = replace(CLASSIC, mode="obstacles", obstacles=frozenset({(7, 5), (1, 6)}))
+
+SENTENCE = """\
+You are playing Snake on a 8x8 grid. The coordinate system is (0,0) at bottom-left to (7,7) at top-right. \
+Movement: UP=y+1, DOWN=y-1, RIGHT=x+1, LEFT=x-1.
+
+Current game state:
+- Snake head position: (2, 0)
+- Apple position: (0, 7)
+- Snake body positions: [[3, 0], [4, 0], [4, 1]]
+- Snake length: 4
+
+What is the best move to make? Consider:
+1. Path to the apple
+2. Avoiding collisions with walls and snake body
+3. Maximizing score and survival
+
+Choose from: UP, DOWN, LEFT, RIGHT"""
+
+SHORT = """\
+Snake on 8x8 grid.
+Head: [2, 0], Apple: [0, 7], Length: 4.
+Choose next move (UP, DOWN, LEFT, RIGHT):"""
+
+BOARD = """\
+Snake on 8x8 grid.
+Head: [2, 0], Apple: [0, 7], Length: 4.
+Board:
+A . . . . . . .
+. . . . . . . .
+. . . . . . . .
+. . . . . . . .
+. . . . . . . .
+. . . . . . . .
+. . . . S . . .
+. . H S S . . .
+Choose next move (UP, DOWN, LEFT, RIGHT):"""
+
+
+def test_classic_prompts_have_the_bytes_of_the_v004_data() -> None:
+    assert render_prompt(CLASSIC, "sentence") == SENTENCE
+    assert render_prompt(CLASSIC, "short") == SHORT
+    assert render_prompt(CLASSIC, "board") == BOARD
+    assert "- Snake body positions: []\n- Snake length: 1\n" in render_prompt(new_game(10, 0), "sentence")
+
+
+def test_other_modes_are_named() -> None:
+    for style, classic in (("sentence", SENTENCE), ("short", SHORT), ("board", BOARD)):
+        wrap, obstacles = render_prompt(WRAP, style), render_prompt(OBSTACLES, style)
+        assert wrap.replace("Mode: wrap (edges connect).\n", "", 1) == classic
+        assert "\nMode: obstacles.\n" in obstacles
+    assert "- Obstacle positions: [[1, 6], [7, 5]]\n" in render_prompt(OBSTACLES, "sentence")
+    assert "\nObstacles: [[1, 6], [7, 5]]\n" in render_prompt(OBSTACLES, "short")
+    drawn = render_prompt(OBSTACLES, "board").split("Board:\n")[1].splitlines()
+    assert (drawn[1], drawn[2], sum(row.count("#") for row in drawn)) == (". # . . . . . .", ". . . . . . . #", 2)
+
+
+def test_compact_prompts() -> None:
+    state = State(10, "classic", ((3, 6), (4, 6), (5, 6), (6, 6)), (9, 6), frozenset(), rng=1)
+    assert render_prompt(state, "compact") == "head 36 apple 96 body 46-56-66"
+    assert render_prompt(replace(state, body=((3, 6),)), "compact") == "head 36 apple 96 body -"
+    assert render_prompt(replace(state, mode="wrap"), "compact") == "wrap head 36 apple 96 body 46-56-66"
+    blocked = replace(state, mode="obstacles", obstacles=frozenset({(1, 5), (1, 2)}))
+    assert render_prompt(blocked, "compact") == "obstacles head 36 apple 96 body 46-56-66 blocks 12-15"
+    assert render_prompt(WRAP, "compact") == "grid 8 wrap head 20 apple 07 body 30-40-41"
+    wide = replace(state, grid_size=11)
+    assert render_prompt(wide, "cycle") == "grid 11 head 0306 apple 0906 tail 0606 length 4"
+    assert render_prompt(state, "cycle") == "head 36 apple 96 tail 66 length 4"
+    assert {render_prompt(state, style) for style in ("move", "facts", "path")} == {render_prompt(state, "compact")}
+    assert render_prompt(wide, "compact") == "grid 11 head 0306 apple 0906 body 0406-0506-0606"
+
+
+def test_unknown_style_and_full_board_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'prose'.*sentence, board, short, compact"):
+        render_prompt(CLASSIC, "prose")
+    for style in PROMPT_STYLES:
+        with pytest.raises(ValueError, match="full board"):
+            render_prompt(replace(CLASSIC, apple=None, end=End.BOARD_FULL), style)
+
+
+def visible(state: State) -> tuple[int, str, tuple[Cell, ...], Cell | None, frozenset[Cell]]:
+    return state.grid_size, state.mode, state.body, state.apple, state.obstacles
+
+
+def read_compact(prompt: str) -> tuple[int, str, tuple[Cell, ...], Cell, frozenset[Cell]]:
+    """An independent reader: what one prompt shows can be read in one way only."""
+    words = prompt.split()
+    size = int(words[1]) if words[0] == "grid" else 10
+    mode = next((mode for mode in MODES if mode in words), "classic")
+
+    def cells(name: str) -> tuple[Cell, ...]:
+        digits = words[words.index(name) + 1].strip("-")
+        width = len(str(size - 1))
+        return tuple((int(c[:width]), int(c[width:])) for c in digits.split("-")) if digits else ()
+
+    blocks = frozenset(cells("blocks")) if "blocks" in words else frozenset()
+    return size, mode, cells("head") + cells("body"), cells("apple")[0], blocks
+
+
+def read_sentence(prompt: str) -> tuple[int, str, tuple[Cell, ...], Cell, frozenset[Cell]]:
+    def cells(label: str) -> tuple[Cell, ...]:
+        found = re.search(rf"^- {label}: (.*)$", prompt, re.MULTILINE)
+        text = found[1].replace("(", "[[").replace(")", "]]") if found else "[]"
+        return tuple((x, y) for x, y in json.loads(text))
+
+    size, mode = re.findall(r"(\d+)x\d+ grid", prompt), re.findall(r"^Mode: (\w+)", prompt, re.MULTILINE)
+    body = cells("Snake head position") + cells("Snake body positions")
+    apple, blocks = cells("Apple position")[0], cells("Obstacle positions")
+    return int(size[0]), (mode or ["classic"])[0], body, apple, frozenset(blocks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(4, 14), st.integers(0, 2**63), st.sampled_from(MODES), st.integers(1, 120))
+def test_different_positions_have_different_prompts(grid_size: int, seed: int, mode: str, num_moves: int) -> None:
+    state, rng = new_game(grid_size, seed, mode), seed
+    while state.end is None and num_moves:
+        assert read_compact(render_prompt(state, "compact")) == visible(state)
+        assert read_sentence(render_prompt(state, "sentence")) == visible(state)
+        rng, index = random_below(rng, len(legal_moves(state)))
+        state, num_moves = step(state, legal_moves(state)[index]), num_moves - 1
+
+
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("grid_size", [4, 8, 10, 12])
+def test_starts_game_knows_every_style(style: str, mode: str, grid_size: int) -> None:
+    state = new_game(grid_size, 7, mode)
+    assert starts_game(render_prompt(state, style)) is True
+    assert starts_game(render_prompt(state, style) + "\n") is True
+    moved = step(state, next(move for move, there in state.neighbors[state.head] if there != state.apple))
+    assert starts_game(render_prompt(moved, style)) is False
+    grown = replace(state, body=(state.head, moved.head))
+    assert starts_game(render_prompt(grown, style)) is False
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "head",
+        "head 3 apple",
+        "head 5 apple 9 body -",
+        f"head {'5' * 10_000} apple 96 body -",
+        f"Snake on 10x10 grid.\nHead: [5, 5], Apple: [1, 1], Length: {'1' * 10_000}.\n",
+        "a tale about a snake on a 10x10 grid. Head: [5, 5], Apple: [1, 1], Length: 1.",
+        "Snake on 10x8 grid.\nHead: [5, 5], Apple: [1, 1], Length: 1.\n",
+        "head 55 apple 96 body - and more",
+        "You are playing Snake on a 10x10 grid.\n- Snake head position: 5, 5\n- Snake length: 1\n",
+    ],
+)
+def test_starts_game_says_none_to_unknown_text(prompt: str) -> None:
+    assert starts_game(prompt) is None

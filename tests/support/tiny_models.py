@@ -1,0 +1,115 @@
+"""Random language models of a few thousand weights, saved as a user's local model directory would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def tiny_tokenizer(directory: Path) -> Path:
+    """Save a byte-level tokenizer: any text passes through it; it has `<eos>` and, like many, no pad."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(directory)
+    return directory
+
+
+def tiny_llama(directory: Path, seed: int = 0, **overrides: Any) -> Path:
+    """Save a random fp32 Llama (hidden 32, 2 layers) and its tokenizer; `overrides` go into LlamaConfig."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        # The usual 0.02 gives all but flat logits: with more, what comes next depends clearly on the context.
+        "initializer_range": 0.5,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(LlamaConfig(**shape | overrides)).save_pretrained(directory)
+    return directory
+
+
+# One config per architecture users bring; sizes are the smallest that keep its peculiarities (grouped heads,
+# transposed Conv1D, ALiBi, fused projections).
+_GROUPED = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+}
+_PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED | {"head_dim": 8},
+    "gemma": _GROUPED | {"head_dim": 8},
+    "mistral": _GROUPED | {"sliding_window": 6},
+    "phi": _GROUPED | {"num_key_value_heads": 4},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 2048},
+    "gpt_neox": _PLAIN | {"intermediate_size": 64, "max_position_embeddings": 2048},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "falcon": _PLAIN | {"multi_query": True, "new_decoder_architecture": False},
+    "opt": _PLAIN | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 2048},
+}
+
+
+def tiny_model(directory: Path, family: str) -> Path:
+    """Save a random fp32 model of this architecture and the tiny tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
+    ids = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.2, **SHAPES[family], **ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    return directory
+
+
+def tiny_adapter(
+    directory: Path,
+    base: Path,
+    seed: int = 0,
+    prompt_hashes: Any = None,
+    target_modules: str | list[str] = "all-linear",
+    **metadata: Any,
+) -> Path:
+    """Save a random LoRA adapter of rank 2 on the model in `base`, as a run would, for 5 x 5 compact games."""
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from snake_dist.checkpoint.plain_lora import Published
+    from snake_dist.checkpoint.saved_adapter import save_adapter
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=target_modules, task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) for name, tensor in get_peft_model_state_dict(peft).items()
+    }
+    known = {"base_model": str(base), "dtype": "float32", "style": "compact", "max_completion_tokens": 6}
+    known |= {"grid_size": 5, "mode": "classic"} | metadata
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    published = Published(peft.peft_config["default"], tensors, shapes)
+    save_adapter(directory, published, AutoTokenizer.from_pretrained(base), known, "a test's adapter", prompt_hashes)
+    return directory
