@@ -1,4 +1,8 @@
-"""Exceptions that launchers print as one line, without a traceback."""
+"""Exceptions that launchers print as one line, without a traceback, and the check of a lowest value."""
+
+from __future__ import annotations
+
+import math
 
 
 class InputError(Exception):
@@ -17,3 +21,15 @@ class RankError(InputError):
     """What one rank met alone. It is printed by the rank that raises it; an empty message: another rank says it."""
 
     exit_code = 1
+
+
+def check_at_least(config: object, **lowest: float) -> None:
+    """Raise InputError, naming the flag, unless each of these fields of `config` is finite and at least this large.
+
+    A field that is None is not checked; of a tuple, each item is.
+    """
+    for name, low in lowest.items():
+        given = getattr(config, name)
+        for value in given if isinstance(given, tuple) else () if given is None else (given,):
+            if not (value >= low and math.isfinite(value)):
+                raise InputError(f"--{name.replace('_', '-')} {value}: at least {low}")

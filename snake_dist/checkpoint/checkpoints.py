@@ -7,7 +7,6 @@ A directory of that name is complete, or was damaged later: it is renamed into p
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from snake_dist.errors import InputError, NoGoodCheckpointError
+from snake_dist.errors import InputError, NoGoodCheckpointError, check_at_least
 from snake_dist.files import MANIFEST, check_intact, publish_directory
 
 if TYPE_CHECKING:
@@ -45,14 +44,8 @@ class CheckpointConfig:
 
 
 def check_checkpoint_config(config: CheckpointConfig) -> None:
-    """Raises InputError for an impossible value."""
-    for name, value, low in (
-        ("save-every", config.save_every, 0),
-        ("keep-checkpoints", config.keep_checkpoints, 1),
-        ("rank-timeout-s", config.rank_timeout_s, 1),
-    ):
-        if not (value >= low and math.isfinite(value)):
-            raise InputError(f"--{name} {value}: at least {low}")
+    """Raise InputError for an impossible value."""
+    check_at_least(config, save_every=0, keep_checkpoints=1, rank_timeout_s=1)
 
 
 @dataclass(frozen=True)

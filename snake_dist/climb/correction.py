@@ -19,7 +19,7 @@ from typing import Any
 
 from snake_dist.data.game_lines import Sample, generator, is_drawn, write_json
 from snake_dist.data.generation import make_building_dir
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.game_log import Header, read_log, replay
 from snake_dist.files import sha256_of
@@ -70,9 +70,7 @@ def check_correction(config: Correction) -> None:
         raise InputError(f"--style cycle needs --policy hamiltonian-shortcuts: got {config.policy}")
     if not 0 <= config.agreement_rate <= 1:
         raise InputError(f"--agreement-rate {config.agreement_rate}: 0 to 1")
-    for name in ("before_death", "max_lines_per_length"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 0")
+    check_at_least(config, before_death=0, max_lines_per_length=0)
 
 
 def correct(config: Correction) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 
 TRAIN = "launcher/train.py"
 PLAY = "launcher/play.py"
@@ -91,7 +91,6 @@ _ALLOWED = {
     "program": (_PATH, "a path without quotes, backslashes, % or #"),
     "python": (f"({_PATH})?", "a path without quotes, backslashes, % or #"),
 }
-_LOWEST = {"nodes": 1, "gpus_per_node": 0, "ranks_per_node": 1, "cpus_per_rank": 1, "signal_before_s": 60, "seeds": 0}
 
 
 def check(job: Job) -> None:
@@ -101,8 +100,7 @@ def check(job: Job) -> None:
         for item in value if isinstance(value, tuple) else [] if value is None else [value]:
             if field.name in _ALLOWED and not re.fullmatch(_ALLOWED[field.name][0], item):
                 raise InputError(f"{flag} {item!r}: {_ALLOWED[field.name][1]}")
-            if field.name in _LOWEST and item < _LOWEST[field.name]:
-                raise InputError(f"{flag} {item}: at least {_LOWEST[field.name]}")
+    check_at_least(job, nodes=1, gpus_per_node=0, ranks_per_node=1, cpus_per_rank=1, signal_before_s=60, seeds=0)
     if ranks_per_node(job) > 1 and job.gpus_per_node and ranks_per_node(job) != job.gpus_per_node:
         raise InputError(
             f"--ranks-per-node {job.ranks_per_node}: one rank a GPU, --gpus-per-node is {job.gpus_per_node}"

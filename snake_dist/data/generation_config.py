@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.game.rules import SEED_RANGES, check_game_options
 from snake_dist.heuristics.policies import check_policy
 from snake_dist.styles.prompts import check_style
@@ -75,16 +75,13 @@ def check_generation(config: GenerationConfig) -> None:
     check_style(config.style)
     if config.seed_range not in SEED_RANGES:
         raise InputError(f"unknown seed range {config.seed_range!r}: choose from {', '.join(SEED_RANGES)}")
-    if config.games < 1:
-        raise InputError(f"games {config.games} is less than 1")
+    check_at_least(config, games=1, max_steps_per_game=0, max_lines_per_length=0)
     first, last = config.seed, config.seed + config.games - 1
     seeds = SEED_RANGES[config.seed_range]
     if first not in seeds or last not in seeds:
         raise InputError(
             f"seeds {first} to {last} are not all in the {config.seed_range} range: {seeds[0]} to {seeds[-1]}"
         )
-    if config.max_steps_per_game < 0:
-        raise InputError(f"max steps per game {config.max_steps_per_game} is negative: use 0 for no limit")
     if not 0 <= config.random_move_rate <= 1:
         raise InputError(f"random move rate {config.random_move_rate} is not between 0 and 1")
     if not 0 < config.line_rate <= 1:
@@ -95,8 +92,6 @@ def check_generation(config: GenerationConfig) -> None:
             raise InputError(f"{name.replace('_', ' ')} {getattr(config, name)} is outside 0 to {longest}")
     if config.max_snake_length and config.min_snake_length > config.max_snake_length:
         raise InputError(f"snake lengths {config.min_snake_length} to {config.max_snake_length} leave no line")
-    if config.max_lines_per_length < 0:
-        raise InputError(f"max lines per length {config.max_lines_per_length} is negative: use 0 for no limit")
     if config.style == "cycle":
         check_cycle_style(config)
     if not 0 <= config.min_score < config.grid_size**2:

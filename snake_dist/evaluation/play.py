@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.comparison import compare
 from snake_dist.evaluation.judging.episodes import Episode, game_seeds
 from snake_dist.evaluation.judging.match import Games, Ranks
@@ -25,8 +25,6 @@ from snake_dist.evaluation.report.animation import check_gif_path, write_gif
 from snake_dist.evaluation.report.numbers import render_table, write_report
 from snake_dist.evaluation.report.page import write_page
 from snake_dist.game.board import State
-
-_LOWEST = {"games": 1, "first_game": 0, "max_steps": 0, "symmetry": 0, "bank_states": 0, "human_pace": 0, "few_shot": 0}
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 
 
     Every one of the `ranks` calls it; rank 0 prints and writes.
     """
-    for name, low in _LOWEST.items():
-        if getattr(config, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least {low}")
+    check_at_least(config, games=1, first_game=0, max_steps=0, symmetry=0, bank_states=0, human_pace=0, few_shot=0)
     if config.symmetry > 7:
         raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
     if config.gif:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -149,8 +149,7 @@ def adapter_size(config: AdapterConfig) -> AdapterSize:
         alpha=preset.alpha if config.alpha is None else config.alpha,
         dropout=preset.dropout if config.dropout is None else config.dropout,
     )
-    if size.rank < 1:
-        raise InputError(f"--rank {size.rank}: at least 1")
+    check_at_least(size, rank=1)
     if not size.alpha > 0:
         raise InputError(f"--alpha {size.alpha:g}: greater than 0")
     if not 0 <= size.dropout < 1:

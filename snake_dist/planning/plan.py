@@ -10,7 +10,7 @@ from typing import Any
 from snake_dist.checkpoint.checkpoints import CheckpointConfig
 from snake_dist.data.batching import accumulation_steps
 from snake_dist.data.dataset import dataset_cache, open_dataset
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.model import adapters, base
 from snake_dist.planning.choice import Choice, recommend
 from snake_dist.planning.communication import Links
@@ -113,9 +113,7 @@ def parse_bytes(flag: str, text: str) -> float:
 def make_plan(flags: Plan) -> Planned:
     """Check the flags, read the model's configuration, weigh the stages. Raises InputError."""
     config = flags.plan
-    for name in ("gpus", "gpus_per_node", "micro_batch_size", "sequence_length"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
+    check_at_least(config, gpus=1, gpus_per_node=1, micro_batch_size=1, sequence_length=1)
     for name in ("trained_share", "efficiency"):
         if not 0 < getattr(config, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: greater than 0 and at most 1")

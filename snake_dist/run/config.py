@@ -12,7 +12,7 @@ from snake_dist.checkpoint.checkpoints import CheckpointConfig, check_checkpoint
 from snake_dist.cli import parse_dataclass
 from snake_dist.data.batching import accumulation_steps
 from snake_dist.data.dataset import DataConfig
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.match import PlayConfig, check_play_config
 from snake_dist.model.adapters import AdapterConfig, check_adapter_config
 from snake_dist.model.base import ModelConfig
@@ -83,8 +83,7 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
     check_adapter_config(config.adapter)
     check_play_config(config.play)
     check_checkpoint_config(config.checkpoint)
-    if config.data.eval_examples < 1:
-        raise InputError(f"--eval-examples {config.data.eval_examples}: at least 1")
+    check_at_least(config.data, eval_examples=1, sequence_length=2)
     if config.checkpoint.best_by == "play" and not config.play.eval_games:
         raise InputError("--best-by play contradicts --eval-games 0: no games would be played in training")
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)

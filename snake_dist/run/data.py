@@ -190,8 +190,6 @@ def _sequence_length(config: RunConfig, max_positions: int | None) -> int:
     given = config.data.sequence_length
     if given is None:
         return min(DEFAULT_SEQUENCE_LENGTH, max_positions or DEFAULT_SEQUENCE_LENGTH)
-    if given < 2:
-        raise InputError(f"--sequence-length {given}: at least 2")
     if max_positions is not None and given > max_positions:
         raise InputError(f"--sequence-length {given}: this model takes at most {max_positions} tokens")
     return given

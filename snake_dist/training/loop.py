@@ -14,7 +14,7 @@ import numpy as np
 from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
-from snake_dist.errors import InputError, RankError
+from snake_dist.errors import InputError, RankError, check_at_least
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
@@ -93,17 +93,9 @@ class Share:
 
 def check_training_config(config: TrainingConfig) -> None:
     """Raise InputError for a value that no run can have."""
-    lowest = {
-        "epochs": 0, "global_batch_size": 1, "micro_batch_size": 1, "learning_rate": 0, "warmup_share": 0,
-        "weight_decay": 0, "max_grad_norm": 0, "seed": 0, "log_every": 1, "eval_every": 0,
-    }  # fmt: skip
-    for name, low in lowest.items():
-        value = getattr(config, name)
-        if not value >= low or not math.isfinite(value):
-            raise InputError(f"--{name.replace('_', '-')} {value}: at least {low}")
-    for name, value in (("--max-steps", config.max_steps), ("--max-tokens", config.max_tokens)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value}: at least 1")
+    check_at_least(config, epochs=0, max_steps=1, max_tokens=1, global_batch_size=1, micro_batch_size=1)
+    check_at_least(config, learning_rate=0, warmup_share=0, weight_decay=0, max_grad_norm=0)
+    check_at_least(config, seed=0, log_every=1, eval_every=0)
     if config.max_steps is not None and config.max_tokens is not None:
         raise InputError(f"--max-steps {config.max_steps}, --max-tokens {config.max_tokens}: only one of them")
     if config.max_steps is None and config.max_tokens is None and config.epochs == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.episodes import Episode, game_seeds, play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header
 from snake_dist.evaluation.judging.metrics import gains, summarize
@@ -50,9 +50,7 @@ class PlayConfig:
 
 def check_play_config(config: PlayConfig) -> None:
     """Raise InputError for values that no games can have."""
-    for name in ("play_games", "play_max_steps", "eval_games", "play_every"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 0")
+    check_at_least(config, play_games=0, play_max_steps=0, eval_games=0, play_every=0)
     game_seeds(config.play_games)
     game_seeds(config.eval_games, "dev")
 
