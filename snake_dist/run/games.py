@@ -27,7 +27,7 @@ from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import RunConfig
 from snake_dist.run.preparation import Run
 from snake_dist.run.session import Session
-from snake_dist.training.loop import Metrics
+from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import joined_forwards
 
 REPORT_DIR = "report"

@@ -15,8 +15,7 @@ from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.watchdog import Watchdog
 from snake_dist.cluster.world import agree, gather
 from snake_dist.errors import InputError, RankError
-from snake_dist.training.loop import Metrics
-from snake_dist.training.metrics import MetricsLog
+from snake_dist.training.metrics import Metrics, MetricsLog
 from snake_dist.zero.config import zero_stage
 from snake_dist.zero.state import ADALORA, MASTER, gather_state, load_masters, load_state
 

@@ -19,8 +19,8 @@ from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
 from snake_dist.run.session import Session
 from snake_dist.training.held_out import held_out_metrics
-from snake_dist.training.loop import Collate, Metrics, run_steps
-from snake_dist.training.metrics import MetricsLog
+from snake_dist.training.loop import Collate, run_steps
+from snake_dist.training.metrics import Metrics, MetricsLog
 from snake_dist.training.rank_allocation import rank_allocation
 from snake_dist.zero.config import zero_stage
 from snake_dist.zero.engine import start_engine

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.training.loop import Collate, Metrics, Share
+from snake_dist.training.loop import Collate, Share
 from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, Metrics
 
 
 def held_out_metrics(
@@ -50,7 +51,7 @@ def held_out_metrics(
     torch.distributed.all_reduce(total)
     loss, num_tokens, num_right, num_exact, num_examples = total.tolist()
     return {
-        "eval/loss": loss / num_tokens,
+        HELD_OUT_LOSS: loss / num_tokens,
         "eval/token_accuracy": num_right / num_tokens,
-        "eval/exact_completions": num_exact / num_examples,
+        EXACT_COMPLETIONS: num_exact / num_examples,
     }

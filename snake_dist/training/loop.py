@@ -16,6 +16,7 @@ from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
 from snake_dist.errors import InputError, RankError, check_at_least
 from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics
 from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
 from snake_dist.zero.engine import (
@@ -30,7 +31,6 @@ from snake_dist.zero.engine import (
 if TYPE_CHECKING:
     import torch
 
-Metrics = dict[str, float]
 Collate = Callable[[Sequence[Example]], Batch]
 
 MAX_SKIPPED = 5
@@ -248,7 +248,7 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
     loss = total_loss / int(dataset.num_loss_tokens[ids].sum())
     norm = gradient_norm(engine)
     return {
-        **({"train/loss": loss} if math.isfinite(loss) else {}),
+        **({LOSS: loss} if math.isfinite(loss) else {}),
         **({"train/grad_norm": norm} if norm is not None and math.isfinite(norm) else {}),
         **({"train/skipped_steps": float(engine.skipped_steps)} if engine.fp16_enabled() else {}),
         "train/padding_share": num_padding / (num_padding + int(dataset.lengths[ids].sum())),
@@ -266,8 +266,8 @@ class _Window:
 
     def rates(self) -> Metrics:
         return {
-            "train/tokens_per_s": self.num_tokens / self.seconds,
-            "train/loss_tokens_per_s": self.num_loss_tokens / self.seconds,
+            TOKENS_PER_S: self.num_tokens / self.seconds,
+            LOSS_TOKENS_PER_S: self.num_loss_tokens / self.seconds,
         }
 
 
