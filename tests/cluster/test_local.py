@@ -16,7 +16,7 @@ from snake_dist.cluster import local
 from snake_dist.cluster.job import Job
 from snake_dist.cluster.local import commands_for
 from snake_dist.errors import InputError
-from tests.support.slurm_cluster import ROOT, wait_until
+from tests.support.slurm_cluster import ROOT, TIMEOUT_S, wait_until
 
 BIN = Path(sys.executable).parent
 SUBMIT = [sys.executable, str(ROOT / "launcher/submit.py"), "--job-name", "here", "--directory", "job"]
@@ -70,11 +70,11 @@ def test_every_way_runs_the_program_to_its_end(place, way):
 
 
 def test_sigterm_reaches_the_run_which_saves_before_it_ends(place):
-    (place / "stub.json").write_text('{"steps": 500, "step_s": 0.05}')
+    (place / "stub.json").write_text('{"steps": 10000, "step_s": 0.05}')
     with subprocess.Popen([*SUBMIT, "--local"], cwd=place, env=environment()) as process:
-        wait_until((place / "job/run/metrics.jsonl").exists, 30, lambda: "no step was logged")
+        wait_until((place / "job/run/metrics.jsonl").exists, lambda: "no step was logged")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=TIMEOUT_S) == 0
     assert json.loads((place / "job/run/status.json").read_text())["state"] == "stopped"
 
 

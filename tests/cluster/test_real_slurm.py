@@ -47,9 +47,15 @@ def submit_py(slurm: Cluster, place: Path, *arguments: object, **variables: str)
     return done.stdout
 
 
+def set_stub(place: Path, steps: int = 10_000, **settings: Any) -> None:
+    """Set what the stub does. Without `steps` it does not end by itself while a test, on a busy machine, acts on it."""
+    (place / "stub.tmp").write_text(json.dumps({"steps": steps} | settings))
+    (place / "stub.tmp").replace(place / "stub.json")
+
+
 def submit(slurm: Cluster, place: Path, *flags: object, program: tuple[str, ...] = (), **settings: Any) -> str:
     """Queue a stub run from `place` with these settings; returns the job's id. Its run is place/job/run."""
-    (place / "stub.json").write_text(json.dumps({"steps": 30} | settings))
+    set_stub(place, **settings)
     flags = ("--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1, *flags)
     printed = submit_py(slurm, place, *flags, *(("--", *program) if program else ()))
     return re.findall(r"^job (\d+) ", printed, re.MULTILINE)[-1]
@@ -61,7 +67,7 @@ def steps(place: Path, run: str = "run") -> list[int]:
 
 
 def wait_for_step(place: Path, step: int, run: str = "run") -> None:
-    wait_until(lambda: steps(place, run)[-1:] >= [step], 60, lambda: f"{steps(place, run)}\n{log_of(place)}")
+    wait_until(lambda: steps(place, run)[-1:] >= [step], lambda: f"{steps(place, run)}\n{log_of(place)}")
 
 
 def log_of(place: Path) -> str:
@@ -83,20 +89,31 @@ def test_play_py_plays_one_comparison_on_two_nodes(slurm: Cluster, place: Path) 
     assert len((place / "report/games/greedy.jsonl").read_text().splitlines()) == 6
 
 
+def hold_with_its_port(slurm: Cluster, place: Path) -> tuple[str, socket.socket]:
+    """Queue place/script, held, and bind the first port that its job would take, which follows from the job's id."""
+    while True:
+        job = slurm.run("sbatch", "--parsable", "--hold", f"--chdir={place}", place / "script").strip()
+        holder = socket.socket()
+        try:
+            holder.bind(("", 20000 + int(job) % 10000))
+        except OSError:  # in use by another process: the next job's port
+            holder.close()
+            slurm.run("scancel", job)
+        else:
+            return job, holder
+
+
 def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, place):
     ranks = ("--nodes", 2, "--gpus-per-node", 2)
-    (place / "stub.json").write_text(json.dumps({"steps": 40}))
+    set_stub(place)
     script = submit_py(
         slurm, place, "--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1, *ranks, "--dry-run",
         "--", "--global-batch-size", 16,
     )  # fmt: skip
     (place / "job").mkdir()
     (place / "script").write_text(script)
-    # A silent listener holds the port that follows from the job's id, which is known only while the job is held.
-    hold = ("sbatch", "--parsable", "--hold", f"--chdir={place}", place / "script")
-    job = slurm.run(*hold).strip()
-    with socket.socket() as silent:
-        silent.bind(("", 20000 + int(job) % 10000))
+    job, silent = hold_with_its_port(slurm, place)
+    with silent:
         silent.listen()
         slurm.run("scontrol", "release", job)
         wait_for_step(place, 3)
@@ -108,27 +125,28 @@ def test_a_run_on_two_nodes_outlives_its_time_limit_and_a_preemption(slurm, plac
         "sbatch", "--parsable", "--partition=high", "-N2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"
     ).strip()
     slurm.wait(high, "COMPLETED")
+    num_steps = steps(place)[-1] + 5
+    set_stub(place, num_steps)
     slurm.start_again(job, restarts=2)
     slurm.wait(job, "COMPLETED")
 
-    assert steps(place) == list(range(40))  # every step once, in three starts
-    for rank in range(4):
-        lines = (place / f"job/run.signals.{rank}").read_text().splitlines()
-        # Each worker, and torchrun lived on. On a slow machine USR1 comes again.
-        assert sorted(set(lines)) == ["0 SIGUSR1", "1 SIGTERM"]
+    assert steps(place) == list(range(num_steps))  # every step once, in three starts
+    # torchrun lived on. One signalled rank stops all at one step, so a rank may end before its own signal comes.
+    seen = {line for path in (place / "job").glob("run.signals.*") for line in path.read_text().splitlines()}
+    assert seen == {"0 SIGUSR1", "1 SIGTERM"}
     log = log_of(place)
     assert log.count("queued again") == 2
     assert [line.split()[:2] for line in (place / "job/run.starts").read_text().splitlines()] == [
         [job, "0"], [job, "1"], [job, "2"],
     ]  # fmt: skip
     ports = [json.loads(line)["MASTER_PORT"] for line in (place / "job/run.environment").read_text().splitlines()]
-    assert ports[0] == str(20000 + (int(job) + 101) % 10000)
+    assert int(ports[0]) in [20000 + (int(job) + 101 * i) % 10000 for i in range(1, 100)]
 
 
 @pytest.mark.slow
 def test_slurm_itself_signals_before_the_time_limit(slurm, place):
-    job = submit(slurm, place, "--time", 2, "--signal-before-s", 60, steps=3000)
-    wait_until(lambda: slurm.facts(job)["Restarts"] == "1", 150, lambda: log_of(place))
+    job = submit(slurm, place, "--time", 2, "--signal-before-s", 60)
+    wait_until(lambda: slurm.facts(job)["Restarts"] == "1", lambda: log_of(place))
     assert json.loads((place / "job/run/status.json").read_text())["state"] == "stopped"
     assert "USR1: telling the workers to save" in log_of(place)
     slurm.run("scancel", job)
@@ -138,59 +156,51 @@ def test_slurm_itself_signals_before_the_time_limit(slurm, place):
 def test_tear_down_in_the_middle_of_a_job_leaves_no_process_and_no_file():
     cluster = slurm_cluster.start()
     cluster.run("sbatch", "-N2", "--output=/dev/null", "--wrap=srun bash -c 'trap : TERM; sleep 300'")
-    wait_until(lambda: len(cluster.processes("SLURM_STEP_ID=0")) >= 2, 30, lambda: slurm_cluster.logs(cluster))
+    wait_until(lambda: len(cluster.processes("SLURM_STEP_ID=0")) >= 2, lambda: slurm_cluster.logs(cluster))
     slurm_cluster.stop(cluster)
     assert cluster.processes() == []
     assert not cluster.directory.exists()
 
 
 def test_a_lost_node_brings_the_run_back_from_its_checkpoint(slurm, place):
-    job = submit(slurm, place, "--nodes", 2, program=("--global-batch-size", "8"), steps=30, step_s=0.2)
+    job = submit(slurm, place, "--nodes", 2, program=("--global-batch-size", "8"))
     wait_for_step(place, 3)
     nodes = slurm.facts(job)["NodeList"]
     assert nodes == "node[1-2]"
     slurm.kill_node("node2")
     slurm.wait(job, "PENDING", "NODE_FAIL")
     slurm.start_node("node2")
+    set_stub(place, steps=10)
     slurm.start_again(job, restarts=1)
     slurm.wait(job, "COMPLETED")
     status = json.loads((place / "job/run/status.json").read_text())
-    assert (status["state"], status["step"]) == ("finished", 30)
+    assert (status["state"], status["step"]) == ("finished", 10)
 
 
 def a_killed_rank_ends_the_job_and_it_is_not_queued_again(slurm: Cluster, place: Path) -> None:
-    job = submit(
-        slurm,
-        place,
-        "--nodes",
-        2,
-        "--ranks-per-node",
-        2,
-        program=("--global-batch-size", "16"),
-        steps=300,
-        peer_timeout_s=3,
-    )
+    ranks = ("--nodes", 2, "--ranks-per-node", 2)
+    job = submit(slurm, place, *ranks, program=("--global-batch-size", "16"), sees_dead_peers=True)
     wait_for_step(place, 3)
     victim = int((place / "job/run.started.3").read_text().split()[1])
     os.kill(victim, signal.SIGKILL)
-    facts = slurm.wait(job, "FAILED", timeout_s=90)
+    facts = slurm.wait(job, "FAILED")
     assert facts["Restarts"] == "0"
     assert "connection closed by peer" in log_of(place)
 
 
 def a_signal_that_comes_while_the_worker_still_starts_is_not_lost(slurm: Cluster, place: Path) -> None:
-    job = submit(slurm, place, steps=300, import_s=2)
-    wait_until(lambda: (place / "job/run.started.0").exists(), 60, lambda: log_of(place))
+    job = submit(slurm, place, import_s=2)
+    wait_until(lambda: (place / "job/run.started.0").exists(), lambda: log_of(place))
     ask_to_stop(slurm, job)
     slurm.start_again(job, restarts=1)
-    assert 0 < len(steps(place)) < 300
+    assert steps(place)
     slurm.run("scancel", job)
 
 
 def two_restarts_without_progress_are_the_end(slurm: Cluster, place: Path) -> None:
-    job = submit(slurm, place, steps=3000, stands_still=True)
+    job = submit(slurm, place, stands_still=True)
     for restart in range(3):
-        wait_until((place / f"job/run.ranks/{restart}/0").exists, 60, lambda: log_of(place))
+        wait_until((place / f"job/run.ranks/{restart}/0").exists, lambda: log_of(place))
         ask_to_stop(slurm, job)
         if restart < 2:
             slurm.start_again(job, restarts=restart + 1)
@@ -207,11 +217,11 @@ def an_old_marker_does_not_queue_a_run_again_that_fails_at_its_start(slurm: Clus
 
 
 def a_cancelled_job_saves_and_stays_cancelled(slurm: Cluster, place: Path) -> None:
-    job = submit(slurm, place, steps=300)
+    job = submit(slurm, place)
     wait_for_step(place, 2)
     slurm.run("scancel", job)
     slurm.wait(job, "CANCELLED")
-    wait_until(lambda: json.loads((place / "job/run/status.json").read_text())["state"] == "stopped", 30, str)
+    wait_until(lambda: json.loads((place / "job/run/status.json").read_text())["state"] == "stopped", str)
     time.sleep(1)
     assert slurm.facts(job)["JobState"] == "CANCELLED"
     assert slurm.facts(job)["Restarts"] == "0"
@@ -229,7 +239,7 @@ def one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_w
         "variants: ['small=--rank 4', 'large=--rank 8']\n"
         "---\njob-name: table\ndirectory: job\nafter: [stub]\nprogram: launcher/aggregate.py\nrun: [job/run]\n"
     )
-    (place / "stub.json").write_text('{"steps": 20}')
+    set_stub(place)
     printed = submit_py(slurm, place, "--recipe", "recipe.yaml")
     array, table = re.findall(r"^job (\d+) ", printed, re.MULTILINE)
     # The last task to start has the array's own id: requeued by that id, it would take the others with it.
@@ -238,6 +248,7 @@ def one_task_of_an_array_is_queued_again_without_the_others_and_the_job_behind_w
     last = ids[array]
     ask_to_stop(slurm, f"{array}_{last}")
     slurm.wait(f"{array}_{last}", "PENDING")
+    set_stub(place, steps=5)
     for task in set(range(4)) - {last}:
         assert slurm.wait(f"{array}_{task}", "COMPLETED")["Restarts"] == "0"
     assert slurm.facts(table)["JobState"] == "PENDING"
@@ -262,7 +273,7 @@ def a_job_gets_no_key_and_slurm_stores_none(slurm: Cluster, place: Path) -> None
 
 
 def submit_with_keys(slurm: Cluster, place: Path) -> str:
-    (place / "stub.json").write_text('{"steps": 2}')
+    set_stub(place, steps=2)
     printed = submit_py(
         slurm, place, "--job-name", "stub", "--directory", "job", "--cpus-per-rank", 1,
         "--env", "WANDB_MODE", "GREETING=it's $HOME",
@@ -274,21 +285,21 @@ def submit_with_keys(slurm: Cluster, place: Path) -> str:
 def the_receipt_names_a_log_that_exists_a_status_that_answers_and_a_line_that_goes_on(
     slurm: Cluster, place: Path
 ) -> None:
-    (place / "stub.json").write_text('{"steps": 2000}')
+    set_stub(place)
     receipt = submit_py(slurm, place, "--job-name", "stub", "--directory", "new/deep/job", "--cpus-per-rank", 1)
     job = receipt.split()[1]
     run = place / "new/deep/job/run"
-    wait_until(lambda: (run / "metrics.jsonl").exists(), 60, lambda: receipt)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), lambda: receipt)
     status = submit_py(slurm, place, "status", job)
     assert re.search(rf"job {job}  stub  RUNNING on node[12], restarts 0, 00:\d\d:\d\d of 04:00:00, log ", status)
     assert re.search(
-        rf"run {run}  training, step \d+ of 2000, loss 0\.\d+, about 0:\d\d:\d\d left, checkpoints/", status
+        rf"run {run}  training, step \d+ of 10000, loss 0\.\d+, about 0:\d\d:\d\d left, checkpoints/", status
     )
     slurm.run("scancel", job)
     slurm.wait(job, "CANCELLED")
-    wait_until(lambda: json.loads((run / "status.json").read_text())["state"] == "stopped", 60, lambda: status)
+    wait_until(lambda: json.loads((run / "status.json").read_text())["state"] == "stopped", lambda: status)
     stopped = json.loads((run / "status.json").read_text())["step"]
-    (place / "stub.json").write_text(json.dumps({"steps": stopped + 3}))
+    set_stub(place, stopped + 3)
     resume = re.search(r"resume +(.+)", receipt)[1].split()
     again = slurm.run(resume[0], "--parsable", f"--chdir={place}", place / resume[1]).strip()
     slurm.wait(again, "COMPLETED")

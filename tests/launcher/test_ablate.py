@@ -48,7 +48,7 @@ def test_a_stopped_ablation_goes_on_to_its_verdict(place):
     trainer = f"import pathlib, sys\nif 'seed-1' in sys.argv[-1]: pathlib.Path('stub.json').write_text({slow!r})\n"
     (place / "launcher/train.py").write_text(trainer + TRAINER)
     with subprocess.Popen(ABLATE, cwd=place, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        wait_until((second / "metrics.jsonl").exists, 240, lambda: "the second run did not start")
+        wait_until((second / "metrics.jsonl").exists, lambda: "the second run did not start", 240)
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0

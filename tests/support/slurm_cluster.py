@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -24,6 +25,8 @@ from types import ModuleType
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("node1", "node2")
+TIMEOUT_S = 180.0
+"""How long a test waits for something; on a busy machine it takes long."""
 ROOT = Path.cwd()
 
 
@@ -39,7 +42,7 @@ def load_submit() -> ModuleType:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: partitions `debug` (preemptible, 30 s of grace) and `high` (preempts)."""
+    """A running cluster: partitions `debug` (preemptible, 120 s of grace) and `high` (preempts)."""
 
     directory: Path
     environment: dict[str, str]
@@ -48,7 +51,7 @@ class Cluster:
     def run(self, *command: object, check: bool = True) -> str:
         """stdout of a command, such as scontrol; raises AssertionError with its stderr when it fails."""
         done = subprocess.run(
-            [*map(str, command)], env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            [*map(str, command)], env=self.environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
@@ -58,13 +61,13 @@ class Cluster:
         text = self.run("scontrol", "-o", "show", "job", job)
         return dict(re.findall(r"(?:^| )([A-Za-z:/]+)=(\S*)", text.splitlines()[0]))
 
-    def wait(self, job: str, *states: str, timeout_s: float = 60) -> dict[str, str]:
+    def wait(self, job: str, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
         """The job's facts once its state is one of `states`."""
 
         def reached() -> bool:
             return self.facts(job)["JobState"] in states
 
-        wait_until(reached, timeout_s, lambda: f"job {job}: {self.facts(job)}, not {states}")
+        wait_until(reached, lambda: f"job {job}: {self.facts(job)}, not {states}", timeout_s)
         return self.facts(job)
 
     def start_again(self, job: str, restarts: int) -> None:
@@ -77,20 +80,20 @@ class Cluster:
         def remains() -> list[int]:
             return self.processes(f"SLURM_JOB_ID={self.facts(job)['JobId']}")
 
-        wait_until(queued, 60, lambda: f"job {job} was not queued again: {self.facts(job)}")
+        wait_until(queued, lambda: f"job {job} was not queued again: {self.facts(job)}")
         # Without the two minutes an srun of the last start would meet, and end, the step of the same name.
-        wait_until(lambda: not remains(), 30, lambda: f"job {job}: processes {remains()} live on")
+        wait_until(lambda: not remains(), lambda: f"job {job}: processes {remains()} live on")
         time.sleep(1)
         before_release = time.monotonic()
         while self.facts(job)["JobState"] == "PENDING":  # refused within the first second
             self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-            assert time.monotonic() < before_release + 30, self.facts(job)
+            assert time.monotonic() < before_release + TIMEOUT_S, self.facts(job)
             time.sleep(0.3)
 
     def start_node(self, node: str) -> None:
         """Start the node's slurmd, and wait until jobs can use it."""
         self.run("slurmd", "-f", self.directory / "slurm.conf", "-N", node)
-        wait_until(lambda: node in idle_nodes(self), 20, lambda: f"nodes: {idle_nodes(self)}\n{logs(self)}")
+        wait_until(lambda: node in idle_nodes(self), lambda: f"nodes: {idle_nodes(self)}\n{logs(self)}")
 
     def kill_node(self, node: str) -> None:
         """Power off a node that a step runs on: its slurmd, its slurmstepd and every process of theirs, at once."""
@@ -102,7 +105,7 @@ class Cluster:
         assert steps
         for pid in [int((self.directory / f"run/slurmd.{node}.pid").read_text()), *steps, *tasks]:
             os.kill(pid, signal.SIGKILL)
-        # The controller would find out in half a minute by itself; a health check does this.
+        # The controller would find out in a minute by itself; a health check does this.
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power")
 
     def processes(self, *variables: str) -> list[int]:
@@ -122,7 +125,7 @@ def parent_of(pid: int) -> int:
     return int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
-def wait_until(reached: Callable[[], bool], timeout_s: float, complaint: Callable[[], str]) -> None:
+def wait_until(reached: Callable[[], bool], complaint: Callable[[], str], timeout_s: float = TIMEOUT_S) -> None:
     """Ask five times a second; AssertionError with the complaint after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not reached():
@@ -212,14 +215,13 @@ def stop(cluster: Cluster) -> None:
 
 
 def slurm_conf(directory: Path) -> str:
-    """slurm.conf for this machine and user, on ports that are free now."""
+    """slurm.conf for this machine and user, on ports that are free now.
+
+    Job ids begin at a random number: the port of a job's ranks follows from its id, and those of several clusters on
+    this machine differ.
+    """
     user, host = getuser(), socket.gethostname().split(".")[0]
-    probes = [socket.socket() for _ in range(3)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    controller, *nodes = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+    controller, *nodes = free_ports(3)
     node_lines = "\n".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 Boards=1 SocketsPerBoard=1 "
         "CoresPerSocket=8 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:2 State=UNKNOWN"
@@ -229,6 +231,7 @@ def slurm_conf(directory: Path) -> str:
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
+FirstJobId={random.randrange(1, 1_000_000)}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -250,13 +253,25 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
 ReturnToService=2
-SlurmdTimeout=5
-KillWait=3
+SlurmdTimeout=60
+MessageTimeout=60
+KillWait=10
 MinJobAge=3600
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
 {node_lines}
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
 """
+
+
+def free_ports(num: int) -> list[int]:
+    """Ports below those that the kernel gives to whoever asks for any, and below those of jobs (from 20000 on)."""
+    ports: list[int] = []
+    while len(ports) < num:
+        port = random.randrange(10000, 20000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            ports += [port] if port not in ports else []
+    return ports
