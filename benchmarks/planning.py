@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from snake_dist.evaluation.judging.intervals import wilson_interval
-from snake_dist.evaluation.players.entrants import adapter_prompts, load_player
+from snake_dist.evaluation.players.loading import load_player
+from snake_dist.evaluation.players.trained_prompts import adapter_prompts
 from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, step
 from snake_dist.heuristics.hamiltonian import cycle_slots, shortcut_move, shortcut_path, view_cycle

@@ -72,8 +72,8 @@ def load(adapter: Path | None) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from snake_dist.evaluation.players.entrants import BATCH_SIZE, load_player
-    from snake_dist.evaluation.players.language_model import ModelPlayer
+    from snake_dist.evaluation.players.language_model import LanguageModelPlayer
+    from snake_dist.evaluation.players.loading import BATCH_SIZE, load_player
     from snake_dist.model import base
 
     if adapter is not None:
@@ -83,7 +83,7 @@ def load(adapter: Path | None) -> Any:
     model = base.load_base(location, base.choose_dtype("auto", {}))
     config = LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     peft = get_peft_model(model, config, autocast_adapter_dtype=False).eval()
-    return ModelPlayer(peft, base.load_tokenizer(location), "compact", NEW_TOKENS, BATCH_SIZE)
+    return LanguageModelPlayer(peft, base.load_tokenizer(location), "compact", NEW_TOKENS, BATCH_SIZE)
 
 
 def position(seed: int) -> State:
@@ -121,7 +121,7 @@ def timed_rank(adapter: Path | None, num_positions: int) -> float:
     import torch
 
     from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
-    from snake_dist.evaluation.judging.match import Ranks
+    from snake_dist.evaluation.judging.spread import Ranks
 
     world = world_from_environment()
     start_process_group(world)

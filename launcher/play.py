@@ -11,7 +11,7 @@ from functools import partial
 
 from snake_dist.cli import parse_dataclass, run_launcher
 from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
-from snake_dist.evaluation.judging.match import Ranks
+from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.play import Play, play
 
 
@@ -19,7 +19,8 @@ def main(argv: list[str]) -> None:
     config, world = parse_dataclass(Play, argv), world_from_environment()
     if world.size > 1:
         start_process_group(world)
-    play(config, Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world)))
+    ranks = Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world))
+    play(config, ranks if world.size > 1 else Ranks())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _HOMES = {
     "TrainingConfig": "snake_dist.training.loop",
     "WandbConfig": "snake_dist.training.wandb_log",
     "legal_moves": "snake_dist.game.rules",
-    "load_player": "snake_dist.evaluation.players.entrants",
+    "load_player": "snake_dist.evaluation.players.loading",
     "new_game": "snake_dist.game.rules",
     "parse_reply": "snake_dist.styles.prompts",
     "step": "snake_dist.game.rules",

@@ -10,17 +10,18 @@ from typing import Any, Literal
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.comparison import compare
 from snake_dist.evaluation.judging.episodes import Episode, game_seeds
-from snake_dist.evaluation.judging.match import Games, Ranks
+from snake_dist.evaluation.judging.human_logs import read_human_games
+from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.players.entrants import (
     Entrant,
     PlayerOptions,
     find_entrants,
     ladder_entrants,
     mode_entrants,
-    trained_prompts,
-    training_runs,
+    split_adapters,
 )
-from snake_dist.evaluation.players.terminal import read_human_games
+from snake_dist.evaluation.players.trained_prompts import adapter_prompts
 from snake_dist.evaluation.report.animation import check_gif_path, write_gif
 from snake_dist.evaluation.report.numbers import render_table, write_report
 from snake_dist.evaluation.report.page import write_page
@@ -100,7 +101,8 @@ def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 
         entrants += ladder_entrants(entrants)
     human_games = read_human_games(config.human_log, games)
     bank_states = config.bank_states if config.report else 0
-    trained = trained_prompts(config.player)
+    adapters = split_adapters(config.player)[1]
+    trained = {name: adapter_prompts(directory) for name, directory in adapters.items()}
 
     def is_trained(state: State) -> bool:
         return any(prompts is not None and prompts.hold(state) for prompts in trained.values())
@@ -109,7 +111,7 @@ def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 
     results["trained_positions"] = {name: prompts and len(prompts.hashes) for name, prompts in trained.items()}
     if results["players"] and ranks.is_main:
         print(render_table(results["players"]))
-        _write(config, entrants, games, results, episodes)
+        _write(config, entrants, games, results, episodes, adapters)
     return results
 
 
@@ -119,6 +121,7 @@ def _write(
     games: Games,
     results: Mapping[str, Any],
     episodes: Mapping[str, Sequence[Episode]],
+    adapters: Mapping[str, Path],
 ) -> None:
     """The animation and the report, where they are asked for."""
     if config.gif:
@@ -126,5 +129,6 @@ def _write(
         write_gif(config.gif, episodes[name][0], name)
         print(f"animation: {config.gif}")
     if config.report is not None:
+        runs = {label: directory.absolute().parents[1] for label, directory in adapters.items()}
         write_report(config.report, results, games.settings() | {"seed_range": config.seed_range})
-        print(f"report: {write_page(config.report, training_runs(config.player))}")
+        print(f"report: {write_page(config.report, runs)}")

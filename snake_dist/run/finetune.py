@@ -15,11 +15,12 @@ from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, start_process_group, world_from_environment
 from snake_dist.data.packing import pack
 from snake_dist.errors import InputError
+from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten
 from snake_dist.files import write_json_atomically
 from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig
-from snake_dist.run.games import judge_run, trained_prompts, write_run_report
+from snake_dist.run.games import judge_run, write_run_report
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped
 from snake_dist.run.summary import adapter_metadata, model_card, render_summary, software_versions
@@ -142,7 +143,7 @@ def train_and_save(run: Run, summary: dict[str, Any], session: Session) -> Metri
         directory = run.output_dir / ADAPTER_DIR
         published = publishable(model.peft_config["default"], tensors, start)
         metadata = adapter_metadata(run, published.config, summary["training"])
-        prompts = trained_prompts(run)
+        prompts = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
         save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata), prompts)
         prove_adapter(directory, published.shapes)
 

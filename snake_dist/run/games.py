@@ -8,18 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from snake_dist.checkpoint.saved_adapter import read_prompt_hashes
 from snake_dist.cluster.world import agree, gather
 from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.match import Games, SpreadPlayer, finished_games, judge
+from snake_dist.evaluation.judging.match import Games, finished_games, judge
 from snake_dist.evaluation.judging.metrics import summarize
-from snake_dist.evaluation.judging.state_bank import TrainedPrompts
-from snake_dist.evaluation.players.entrants import BATCH_SIZE, adapter_identity, load_model_players
-from snake_dist.evaluation.players.language_model import ModelPlayer
+from snake_dist.evaluation.judging.spread import SpreadPlayer
+from snake_dist.evaluation.players.language_model import LanguageModelPlayer
+from snake_dist.evaluation.players.loading import BATCH_SIZE, adapter_identity, load_model_players
 from snake_dist.evaluation.players.protocol import Answer
+from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten, write_report
 from snake_dist.evaluation.report.page import write_page
 from snake_dist.model import base
@@ -63,7 +62,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
         return lambda _step: {}
     games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
     limit = run.data.training.longest_completion
-    player = ModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
+    player = LanguageModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
     model = engine.module.get_base_model()
 
     def play(step: int) -> Metrics:
@@ -84,16 +83,6 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
     return play
 
 
-def trained_prompts(run: Run) -> np.ndarray | None:
-    """Hashes of the prompts that the adapter was trained on (uint64, sorted), those of --init-adapter among them; None
-    if that one did not keep its own."""
-    given = run.config.adapter.init_adapter
-    if given is None:
-        return run.data.dataset.prompt_hashes
-    earlier = read_prompt_hashes(Path(given).expanduser())
-    return None if earlier is None else np.union1d(run.data.dataset.prompt_hashes, earlier)
-
-
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each.
 
@@ -112,7 +101,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     log_directory = run.output_dir / REPORT_DIR / "games"
     # Read by rank 0 only: all ranks must play the same games.
     finished = agree(world, partial(finished_games, games, identities, log_directory))
-    known = trained_prompts(run)
+    known = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
     trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
 
     with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", miniters=0, disable=not world.is_main) as bar:

@@ -19,7 +19,7 @@ def test_the_merged_model_answers_as_the_adapter(tmp_path: Path, llama_dir: Path
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from snake_dist.evaluation.players.entrants import load_model_players
+    from snake_dist.evaluation.players.loading import load_model_players
 
     adapter, merged = tiny_adapter(tmp_path / "adapter", llama_dir, quantization=quantization), tmp_path / "merged"
     assert export(Export(adapter, merged)) == "float32"

@@ -66,7 +66,7 @@ def test_plain_peft_puts_every_adapter_on_the_original_base(tmp_path, wide_llama
     from peft import PeftModel
 
     from snake_dist.checkpoint.export import Export, export
-    from snake_dist.evaluation.players.entrants import load_model_players
+    from snake_dist.evaluation.players.loading import load_model_players
     from snake_dist.model.base import load_base
 
     directory = tmp_path / "adapter"

@@ -13,7 +13,7 @@ from snake_dist.checkpoint.checkpoints import best_checkpoint, verify
 from snake_dist.evaluation.judging.episodes import game_seeds
 from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.judging.metrics import summarize
-from snake_dist.evaluation.players.entrants import load_player
+from snake_dist.evaluation.players.loading import load_player
 from snake_dist.game.rules import legal_moves, new_game, step
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import parse_run_config

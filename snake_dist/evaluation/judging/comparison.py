@@ -11,8 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from snake_dist.evaluation.judging.episodes import Episode
-from snake_dist.evaluation.judging.match import Games, Ranks
+from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.judging.metrics import gains, summarize
+from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.players.entrants import Entrant
 from snake_dist.game.board import State

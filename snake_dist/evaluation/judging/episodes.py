@@ -98,7 +98,7 @@ def play_games(
     """Play one game for each seed, up to `batch_size` at once; finished games make room for the next seed.
 
     Episodes come in the order of the seeds, and an episode depends on its seed and the player alone: so for a
-    player whose replies do not depend on their batch (see `ModelPlayer` for what floating point can change),
+    player whose replies do not depend on their batch (see `LanguageModelPlayer` for what floating point can change),
     `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
     A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)`
     is called when answers have come, `on_finished(episode)` when a game has ended. `symmetry` (see `game.symmetry`)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,13 @@ from snake_dist.evaluation.judging.episodes import Episode, game_seeds, play_gam
 from snake_dist.evaluation.judging.game_log import GameLog, Header
 from snake_dist.evaluation.judging.metrics import gains, summarize
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
-from snake_dist.evaluation.players.protocol import Answer, Conversation, HeuristicPlayer, Player, answer_all, converse
+from snake_dist.evaluation.players.protocol import HeuristicPlayer, Player
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
 
 YARDSTICKS = ("random-legal", "greedy", "bfs", "bfs-safe")
 """Heuristics that play the same games as the model."""
 NUM_BANK_STATES = 40
-SHARE_OF_ANSWERS = 1 / 8
-"""Of the games of a rank that is waited for before ranks tell each other: rows that are done stand still until then."""
 NO_STEP_LIMIT = 10**9
 
 
@@ -53,74 +51,6 @@ def check_play_config(config: PlayConfig) -> None:
     check_at_least(config, play_games=0, play_max_steps=0, eval_games=0, play_every=0)
     game_seeds(config.play_games)
     game_seeds(config.eval_games, "dev")
-
-
-def _alone(work: Callable[[], Any]) -> Any:
-    return work()
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that play a comparison together; by default there is one."""
-
-    rank: int = 0
-    size: int = 1
-    gather: Callable[[Any], list[Any]] = lambda value: [value]
-    """Collective: the values of all ranks, in rank order, on every rank."""
-    agree: Callable[[Callable[[], Any]], Any] = _alone
-    """Collective: what the work returns on rank 0, where alone it is done, on every rank; InputErrors too."""
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def spread(self, player: Player) -> Player:
-        """The player with its work spread over all."""
-        return player if self.size == 1 else SpreadPlayer(player, self.rank, self.size, self.gather)
-
-
-@dataclass(frozen=True)
-class SpreadPlayer:
-    """A player whose work is spread over ranks: each answers every n-th game, and all get all replies."""
-
-    player: Player
-    rank: int
-    world_size: int
-    gather: Callable[[list[tuple[int, Answer]]], list[list[tuple[int, Answer]]]]
-    """Collective: the lists of all ranks, in rank order, on every rank."""
-
-    def replies(self, states: Sequence[State]) -> list[str]:
-        mine = range(self.rank, len(states), self.world_size)
-        answers = answer_all(self.player, [states[i] for i in mine])
-        parts = self.gather(list(zip(mine, answers, strict=True)))
-        texts = {i: answer.text for part in parts for i, answer in part}
-        return [texts[i] for i in range(len(states))]
-
-    @contextmanager
-    def conversation(self) -> Iterator[Conversation]:
-        with converse(self.player) as own:
-            yield _Spread(self, own)
-
-
-class _Spread:
-    """A conversation of all ranks: every rank asks about every game, in the same order."""
-
-    def __init__(self, player: SpreadPlayer, own: Conversation) -> None:
-        self._player, self._own = player, own
-        self._num_asked = 0
-
-    def ask(self, game: int, state: State) -> None:
-        if game % self._player.world_size == self._player.rank:
-            self._own.ask(game, state)
-            self._num_asked += 1
-
-    def answered(self) -> list[tuple[int, Answer]]:
-        # The ranks wait for each other here: each with a share of its answers, not with every single one.
-        mine: list[tuple[int, Answer]] = []
-        while len(mine) < self._num_asked * SHARE_OF_ANSWERS:
-            mine += self._own.answered()
-        self._num_asked -= len(mine)
-        return [answer for part in self._player.gather(mine) for answer in part]
 
 
 @dataclass(frozen=True)

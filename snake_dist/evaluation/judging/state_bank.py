@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from snake_dist.data.tokenization import hash_prompt, is_among
 from snake_dist.evaluation.judging.episodes import game_seeds
 from snake_dist.evaluation.judging.intervals import game_rate_interval, rate, rate_entry
 from snake_dist.evaluation.players.protocol import Player
@@ -22,10 +21,7 @@ from snake_dist.heuristics.policies import bfs_safe
 from snake_dist.heuristics.search import optimal_moves, safe_first_moves, tail_distances
 from snake_dist.styles.claims import check_claims
 from snake_dist.styles.completions import begins_shortest_path
-from snake_dist.styles.prompts import parse_reply, render_prompt
-
-if TYPE_CHECKING:
-    import numpy as np
+from snake_dist.styles.prompts import parse_reply
 
 STATES_PER_GAME = 8
 """One in each of 8 equal bands of snake length."""
@@ -37,18 +33,6 @@ FILL_EDGES = (0, 10, 25, 50, 100)
 
 _GAMES_PER_STATE = 4
 _STREAM = 0x9FB21C651E98DF25  # keeps these draws apart from the apples'
-
-
-@dataclass(frozen=True)
-class TrainedPrompts:
-    """What an adapter was trained on, as far as it is kept with it."""
-
-    style: str
-    hashes: np.ndarray
-    """uint64, sorted: `hash_prompt` of every distinct training prompt."""
-
-    def hold(self, state: State) -> bool:
-        return is_among(hash_prompt(render_prompt(state, self.style)), self.hashes)
 
 
 def build_bank(

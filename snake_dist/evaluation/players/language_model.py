@@ -30,7 +30,7 @@ EXAMPLE_END = "\n---"
 
 
 @dataclass(frozen=True)
-class ModelPlayer:
+class LanguageModelPlayer:
     """A causal language model, decoded greedily whatever its own generation config says.
 
     Promise: a reply is a function of its state, the weights and the style, up to floating point. Batch size,
@@ -132,7 +132,7 @@ class _InSlots:
     starves.
     """
 
-    def __init__(self, player: ModelPlayer, decoder: SlotDecoder) -> None:
+    def __init__(self, player: LanguageModelPlayer, decoder: SlotDecoder) -> None:
         self._player, self._decoder = player, decoder
         self._shown: dict[int, str] = {}
         self._said: dict[str, Answer] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from snake_dist.data.tokenization import SEPARATOR, encode_prompt
 from snake_dist.errors import InputError
-from snake_dist.evaluation.players.language_model import EXAMPLE_END, ModelPlayer, answering
+from snake_dist.evaluation.players.language_model import EXAMPLE_END, LanguageModelPlayer, answering
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import new_game, step
@@ -25,7 +25,7 @@ MAX_ROWS = 64
 """Positions asked at once by a `ConstrainedPlayer`, which has the logits of whole prompts in memory."""
 
 
-def with_examples(player: ModelPlayer, num_examples: int, grid_size: int, mode: str) -> ModelPlayer:
+def with_examples(player: LanguageModelPlayer, num_examples: int, grid_size: int, mode: str) -> LanguageModelPlayer:
     """The player with so many positions of bfs-safe games before each prompt, each from another training game."""
     shown = []
     for seed in range(num_examples):
@@ -44,7 +44,7 @@ def with_examples(player: ModelPlayer, num_examples: int, grid_size: int, mode: 
 class ConstrainedPlayer:
     """A model that only chooses among the four moves; see above."""
 
-    player: ModelPlayer
+    player: LanguageModelPlayer
 
     def replies(self, states: Sequence[State]) -> list[str]:
         return [answer.text for answer in self.answers(states)]

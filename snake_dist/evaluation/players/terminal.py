@@ -1,4 +1,4 @@
-"""A human at the terminal, and the logs of humans who played elsewhere: by the same rules as everybody."""
+"""A human at the terminal, by the same rules as everybody."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import Episode
-from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.evaluation.judging.match import Games
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import step
 
@@ -111,28 +106,3 @@ def _split_key(typed: str) -> tuple[str, str]:
         return "", typed
     length = 3 if typed.startswith(("\x1b[", "\x1bO")) else 1
     return typed[:length], typed[length:]
-
-
-def read_human_games(paths: Sequence[Path], games: Games) -> dict[str, tuple[str, list[Episode]]]:
-    """{player name: (identity, games)} from logs of humans, every game replayed; one player for each way to play.
-
-    Of several games on one seed the first counts: by the second the apples are known. Raises InputError for what
-    is no human's log, or was played under other conditions than `games`.
-    """
-    found: dict[str, tuple[str, dict[int, Episode]]] = {}
-    conditions = games.settings()
-    for path in paths:
-        for number, (header, episode) in enumerate(read_log(path, check=True), start=1):
-            if header.kind != "human":
-                raise InputError(f"--human-log {path}:{number}: played by {header.player}, not by a human")
-            for name in ("grid_size", "mode", "max_steps", "symmetry"):
-                if getattr(header, name) != conditions[name]:
-                    raise InputError(
-                        f"--human-log {path}:{number}: {name} {getattr(header, name)}, "
-                        f"where the others play with {conditions[name]}"
-                    )
-            if episode.seed not in games.seeds:
-                raise InputError(f"--human-log {path}:{number}: seed {episode.seed} is not among the games compared")
-            _, by_seed = found.setdefault(f"human: {header.identity}", (header.identity, {}))
-            by_seed.setdefault(episode.seed, episode)
-    return {name: (identity, list(by_seed.values())) for name, (identity, by_seed) in found.items()}

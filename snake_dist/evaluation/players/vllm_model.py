@@ -1,5 +1,5 @@
 """A model decoded by vLLM, where that is installed and a GPU is there: the same prompts, stop tokens and greedy choice
-as `ModelPlayer`, by other kernels, so that near-ties may fall otherwise."""
+as `LanguageModelPlayer`, by other kernels, so that near-ties may fall otherwise."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def has_gpu() -> bool:
 
 @dataclass(frozen=True)
 class VllmPlayer:
-    """As `ModelPlayer`, but for what the two share: one engine for an adapter and its base."""
+    """As `LanguageModelPlayer`, but for what the two share: one engine for an adapter and its base."""
 
     engine: Any
     """A `vllm.LLM`."""

@@ -14,8 +14,7 @@ from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.game_log import Header, read_log, replay
 from snake_dist.evaluation.judging.intervals import wilson_interval
 from snake_dist.evaluation.judging.metrics import LENGTH_BUCKETS, LENGTH_EDGES, length_bucket
-from snake_dist.evaluation.judging.state_bank import TrainedPrompts
-from snake_dist.evaluation.players.entrants import adapter_prompts
+from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, adapter_prompts
 from snake_dist.game.board import End, State
 from snake_dist.game.symmetry import transform_state
 from snake_dist.heuristics.policies import POLICIES, check_policy

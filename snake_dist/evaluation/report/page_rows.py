@@ -146,15 +146,16 @@ def _number(value: float | None, is_rate: bool = False) -> str:
 
 
 def training_curves(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Polylines in a box of 100 x 100 for each metric that a run has logged at two or more steps."""
+    """Return polylines in a box of 100 x 100 for each metric that a run has logged at two or more steps."""
     curves = []
-    for label, directory in runs.items():
-        lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logs = {label: path for label, run in runs.items() if (path := run / "metrics.jsonl").is_file()}
+    for label, path in logs.items():
+        lines = path.read_text(encoding="utf-8").splitlines()
         logged = [json.loads(line) for line in lines]
         for metric in _CURVES:
             points = [(entry["step"], entry[metric]) for entry in logged if metric in entry]
             if len({step for step, _ in points}) > 1:
-                name = metric if len(runs) == 1 else f"{label}: {metric}"
+                name = metric if len(logs) == 1 else f"{label}: {metric}"
                 curves.append({"name": name, **_curve([*points[: -1 : -(-len(points) // _MAX_POINTS)], points[-1]])})
     return curves
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +14,15 @@ from snake_dist.errors import InputError
 from snake_dist.evaluation.judging import comparison
 from snake_dist.evaluation.judging.comparison import compare
 from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.evaluation.judging.match import Games, Ranks
+from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.play import Play, play
-from snake_dist.evaluation.players import entrants as players_module
+from snake_dist.evaluation.players import loading
 from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
+from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.files import broken_files
 from snake_dist.game.symmetry import transform_state
-from snake_dist.run.games import trained_prompts
 from snake_dist.styles.prompts import render_prompt
 from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_adapter
@@ -103,7 +103,7 @@ def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters,
 
     log = tmp_path / "games/greedy.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
-    monkeypatch.setattr(players_module, "load_model_players", None)  # nothing is left for the models
+    monkeypatch.setattr(loading, "load_model_players", None)  # nothing is left for the models
     again, _ = compare(entrants, GAMES, tmp_path, bank_states=0)
     for name in ("base", "adapter"):
         assert again["players"][name] == results["players"][name]
@@ -136,10 +136,8 @@ def test_what_an_adapter_goes_on_from_was_trained_on_counts(tmp_path, llama_dir)
     earlier, unknown = tmp_path / "earlier", tmp_path / "unknown"
     tiny_adapter(earlier, llama_dir, prompt_hashes=np.array([5, 3], np.uint64))
     tiny_adapter(unknown, llama_dir)
-    mine = SimpleNamespace(dataset=SimpleNamespace(prompt_hashes=np.array([4, 5], np.uint64)))
     for given, expected in ((None, [4, 5]), (earlier, [3, 4, 5]), (unknown, None)):
-        config = SimpleNamespace(adapter=SimpleNamespace(init_adapter=given and str(given)))
-        found = trained_prompts(SimpleNamespace(config=config, data=mine))
+        found = with_earlier_hashes(np.array([4, 5], np.uint64), given and str(given))
         assert (found is None) if expected is None else (found.tolist() == expected)
 
 

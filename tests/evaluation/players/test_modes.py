@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.data.tokenization import encode_prompt
-from snake_dist.evaluation.players.language_model import EXAMPLE_END, ModelPlayer
+from snake_dist.evaluation.players.language_model import EXAMPLE_END, LanguageModelPlayer
 from snake_dist.evaluation.players.modes import ConstrainedPlayer, with_examples
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
@@ -18,7 +18,7 @@ CHOICES = ("Move: UP", "Move: DOWN", "Move: LEFT", "Move: RIGHT")
 @pytest.fixture(scope="module")
 def player(llama_dir):
     directory = str(llama_dir)
-    return ModelPlayer(load_base(directory, "float32"), load_tokenizer(directory), "compact", 24, 8)
+    return LanguageModelPlayer(load_base(directory, "float32"), load_tokenizer(directory), "compact", 24, 8)
 
 
 @pytest.fixture(scope="module")

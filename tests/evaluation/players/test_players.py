@@ -4,7 +4,7 @@ import pytest
 
 from snake_dist.data.tokenization import encode_prompt
 from snake_dist.evaluation.judging.episodes import play_games
-from snake_dist.evaluation.players.language_model import ModelPlayer
+from snake_dist.evaluation.players.language_model import LanguageModelPlayer
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
@@ -43,7 +43,7 @@ def states():
 
 
 def player(model, tokenizer, batch_size=5, **options):
-    return ModelPlayer(model, tokenizer, "compact", MAX_NEW_TOKENS, batch_size, **options)
+    return LanguageModelPlayer(model, tokenizer, "compact", MAX_NEW_TOKENS, batch_size, **options)
 
 
 def by_definition(model, tokenizer, states):

@@ -13,9 +13,10 @@ import pytest
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header, read_log
+from snake_dist.evaluation.judging.human_logs import read_human_games
 from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
-from snake_dist.evaluation.players.terminal import draw, read_human_games
+from snake_dist.evaluation.players.terminal import draw
 from snake_dist.game.rules import SEED_RANGES, new_game
 from snake_dist.heuristics.policies import POLICIES
 

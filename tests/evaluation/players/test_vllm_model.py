@@ -10,9 +10,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from snake_dist.evaluation.players import vllm_model as vllm_player
-from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, load_model_players, mode_entrants
+from snake_dist.evaluation.players import vllm_model
+from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, mode_entrants
 from snake_dist.evaluation.players.language_model import greedy_decode
+from snake_dist.evaluation.players.loading import load_model_players
 from snake_dist.evaluation.players.vllm_model import VllmPlayer, uses_vllm
 from snake_dist.game.rules import new_game
 from tests.support.tiny_models import tiny_adapter
@@ -46,7 +47,7 @@ def engine_made(monkeypatch):
     request.LoRARequest = lambda name, number, path: SimpleNamespace(name=name, number=number, path=path)
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(vllm_player, "has_gpu", lambda: True)
+    monkeypatch.setattr(vllm_model, "has_gpu", lambda: True)
     return made
 
 
@@ -89,7 +90,7 @@ def test_it_is_used_only_where_it_can_be(adapter, monkeypatch):
     with monkeypatch.context() as two_ranks:
         two_ranks.setenv("WORLD_SIZE", "2")
         assert not uses_vllm(adapter)
-    monkeypatch.setattr(vllm_player, "has_gpu", lambda: False)
+    monkeypatch.setattr(vllm_model, "has_gpu", lambda: False)
     assert not uses_vllm(adapter)
 
 

@@ -12,8 +12,8 @@ from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header, replay
-from snake_dist.evaluation.judging.state_bank import TrainedPrompts
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
+from snake_dist.evaluation.players.trained_prompts import TrainedPrompts
 from snake_dist.evaluation.report import analysis
 from snake_dist.evaluation.report.analysis import LOSSES, Analysis, analyse
 from snake_dist.heuristics.policies import POLICIES
