@@ -1,14 +1,15 @@
-"""Publish a directory whole or not at all: write aside, sync, add a manifest, rename."""
+"""One way to write a file or a directory whole or not at all: write aside, sync, rename."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from snake_dist.errors import InputError
@@ -16,26 +17,43 @@ from snake_dist.errors import InputError
 MANIFEST = "manifest.json"
 
 
-def publish_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new directory beside `target`, then rename it to `target`, which must not exist.
+@contextmanager
+def new_directory(target: Path, *, durable: bool = False, exist_ok: bool = False) -> Iterator[Path]:
+    """Yield a hidden directory beside `target`; at the end of the block, rename it to `target`.
 
-    Every file is synced, and listed with its sha256 in manifest.json. After a crash at any moment `target`
-    is either complete or absent. Raises OSError if something cannot be written; the remains are removed.
+    After a crash at any moment `target` is either complete or absent; what a killed process leaves is hidden, so that
+    nobody reads it as data. `durable`: sync every file and list its sha256 in manifest.json. `exist_ok`: where another
+    process wrote `target` meanwhile, leave that one. Raises OSError if the directory cannot be written; after any
+    exception the hidden directory is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    temporary.mkdir()
     try:
-        write(temporary)
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        manifest = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        _open_as_usual(temporary, files, stat.S_IMODE((temporary / MANIFEST).stat().st_mode))
-        for path in [*files, temporary / MANIFEST, temporary]:
-            _sync(path)
-        os.rename(temporary, target)
-        _sync(target.parent)
+        yield temporary
+        if durable:
+            _add_manifest(temporary)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not (exist_ok and target.is_dir()):
+                raise
+        if durable:
+            _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _add_manifest(directory: Path) -> None:
+    """Write manifest.json and sync every file."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    manifest = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    mode = stat.S_IMODE((directory / MANIFEST).stat().st_mode)
+    for path in files:
+        path.chmod(mode)  # safetensors writes files that only their owner can read: give them the umask's mode
+    for path in [*files, directory / MANIFEST, directory]:
+        _sync(path)
 
 
 def broken_files(directory: Path) -> list[str]:
@@ -80,13 +98,6 @@ def write_text_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _sync(path.parent)
-
-
-def _open_as_usual(directory: Path, files: Sequence[Path], mode: int) -> None:
-    """mkdtemp and safetensors make what only its owner can read: give it the mode that the umask leaves new files."""
-    for path in files:
-        path.chmod(mode)
-    directory.chmod(mode | (mode & 0o444) >> 2)
 
 
 def _sync(path: Path) -> None:

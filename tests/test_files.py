@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from snake_dist.files import broken_files, publish_directory, write_json_atomically
+from snake_dist.files import broken_files, new_directory, write_json_atomically
 
 
 def write_two(directory):
@@ -14,9 +14,14 @@ def write_two(directory):
     (directory / "below/b.txt").write_text("b")
 
 
-def test_a_published_directory_is_whole_and_says_so(tmp_path):
+def write_whole(target, write=write_two):
+    with new_directory(target, durable=True) as directory:
+        write(directory)
+
+
+def test_a_durable_directory_is_whole_and_its_manifest_says_so(tmp_path):
     target = tmp_path / "new" / "target"
-    publish_directory(target, write_two)
+    write_whole(target)
     assert broken_files(target) == []
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
@@ -29,7 +34,7 @@ def test_others_can_read_it_where_the_umask_lets_them(tmp_path, umask, file_mode
 
     before = os.umask(umask)
     try:
-        publish_directory(tmp_path / "target", write)
+        write_whole(tmp_path / "target", write)
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "target").rglob("*")}
@@ -39,7 +44,7 @@ def test_others_can_read_it_where_the_umask_lets_them(tmp_path, umask, file_mode
 
 def test_damage_is_found(tmp_path):
     target = tmp_path / "target"
-    publish_directory(target, write_two)
+    write_whole(target)
     (target / "a.txt").write_text("x")
     (target / "below/b.txt").unlink()
     assert sorted(broken_files(target)) == ["a.txt", "below/b.txt"]
@@ -53,8 +58,20 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        publish_directory(tmp_path / "target", fail)
+        write_whole(tmp_path / "target", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_equal_directories_written_at_once_the_first_stays(tmp_path):
+    target = tmp_path / "cache"
+    with new_directory(target, exist_ok=True) as second:
+        with new_directory(target, exist_ok=True) as first:
+            (first / "a.txt").write_text("first")
+        (second / "a.txt").write_text("second")
+    assert (target / "a.txt").read_text() == "first"
+    with pytest.raises(OSError, match="not empty"), new_directory(target) as directory:
+        write_two(directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_json_is_replaced_whole(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from snake_dist.errors import InputError, NoGoodCheckpointError, check_at_least
-from snake_dist.files import MANIFEST, check_intact, publish_directory
+from snake_dist.files import MANIFEST, check_intact, new_directory
 
 if TYPE_CHECKING:
     import torch
@@ -82,14 +82,12 @@ def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: 
 
     path = checkpoints_dir(run_dir) / f"step-{step:08d}"
 
-    def write(directory: Path) -> None:
-        save_file(tensors, directory / TENSORS)
-        (directory / NUMBERS).write_text(json.dumps({"format": FORMAT, "step": step, **numbers}, indent=2) + "\n")
-
     if path.exists():  # a damaged one, that the run was not resumed from
         _remove(path)
     try:
-        publish_directory(path, write)
+        with new_directory(path, durable=True) as directory:
+            save_file(tensors, directory / TENSORS)
+            (directory / NUMBERS).write_text(json.dumps({"format": FORMAT, "step": step, **numbers}, indent=2) + "\n")
     except (OSError, SafetensorError) as problem:
         raise OSError(f"checkpoint {path}: not saved ({problem})") from problem
     return path

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from snake_dist.checkpoint.saved_adapter import METADATA, load_adapter, read_metadata
 from snake_dist.errors import InputError
-from snake_dist.files import check_intact, publish_directory
+from snake_dist.files import check_intact, new_directory
 from snake_dist.model import base
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ def export(config: Export) -> str:
     Raises InputError if the adapter is damaged, its base missing or another one, or the directory is there already or
     cannot be written.
     """
-    import torch
     from safetensors import SafetensorError
 
     metadata = read_metadata(config.adapter)
@@ -47,23 +47,29 @@ def export(config: Export) -> str:
         raise InputError(f"--adapter {config.adapter}: was trained on {location} as {trained_on}: it is {found} now")
     dtype, quantization = metadata["dtype"], metadata.get("quantization")
 
-    def write(temporary: Path) -> None:  # loading included: a directory that cannot be written is found out before
-        try:
-            plain = base.load_base(location, dtype, quantization=quantization)
-        except (OSError, SafetensorError) as problem:
-            raise InputError(f"--adapter {config.adapter}: its base {location} cannot be read ({problem})") from problem
-        adapted = load_adapter(plain.dequantize().float() if quantization else plain.float(), config.adapter)
-        _check_head(adapted, config.adapter)
-        merged = adapted.merge_and_unload().to(getattr(torch, dtype))
-        merged.save_pretrained(str(temporary))
-        base.load_tokenizer(str(config.adapter)).save_pretrained(str(temporary))
-        shutil.copy2(config.adapter / METADATA, temporary)
-
     try:
-        publish_directory(config.merge, write)
+        # The base is loaded inside: a directory that cannot be written fails before.
+        with new_directory(config.merge, durable=True) as temporary:
+            merged = _merge(config.adapter, location, dtype, quantization)
+            merged.save_pretrained(str(temporary))
+            base.load_tokenizer(str(config.adapter)).save_pretrained(str(temporary))
+            shutil.copy2(config.adapter / METADATA, temporary)
     except (OSError, SafetensorError) as problem:
         raise InputError(f"--merge {config.merge}: cannot be written ({problem})") from problem
     return str(dtype)
+
+
+def _merge(adapter: Path, location: str, dtype: str, quantization: str | None) -> PreTrainedModel:
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        plain = base.load_base(location, dtype, quantization=quantization)
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"--adapter {adapter}: its base {location} cannot be read ({problem})") from problem
+    adapted = load_adapter(plain.dequantize().float() if quantization else plain.float(), adapter)
+    _check_head(adapted, adapter)
+    return adapted.merge_and_unload().to(getattr(torch, dtype))
 
 
 def _check_head(adapted: PeftModel, directory: Path) -> None:

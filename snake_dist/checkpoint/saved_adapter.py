@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.plain_lora import Published, Shapes
 from snake_dist.errors import InputError
-from snake_dist.files import check_intact, publish_directory, sha256_of
+from snake_dist.files import check_intact, new_directory, sha256_of
 from snake_dist.model.adapters import AdapterConfig, adapter_size
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def save_adapter(
 
     distinct = None if prompt_hashes is None else np.unique(prompt_hashes)
 
-    def write(temporary: Path) -> None:
+    with new_directory(directory, durable=True) as temporary:
         if distinct is not None and len(distinct) <= MAX_PROMPT_HASHES:
             save_arrays({"prompt_hashes": distinct}, temporary / TRAINED_PROMPTS)
         save_file(published.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -77,8 +77,6 @@ def save_adapter(
         tokenizer.save_pretrained(str(temporary))
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card, encoding="utf-8")
-
-    publish_directory(directory, write)
 
 
 def prove_adapter(directory: Path, expected: Shapes) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.data.game_lines import Sample, generator, is_drawn, write_json
-from snake_dist.data.generation import make_building_dir
+from snake_dist.data.generation import new_data_directory
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.game_log import Header, read_log, replay
@@ -85,10 +84,9 @@ def correct(config: Correction) -> dict[str, Any]:
         for _, episode in games:
             if episode.seed not in SEED_RANGES["train"]:
                 raise InputError(f"{path}: has a game of seed {episode.seed}: only training seeds may be trained on")
-    output, building = make_building_dir(config.output)
     counts: Counter[str] = Counter()
     lengths: Counter[int] = Counter()
-    try:
+    with new_data_directory(config.output) as building:
         with (building / "CORRECTIONS_dataset.jsonl").open("wb") as dataset:
             for path, games in played:
                 for header, episode in games:
@@ -107,9 +105,6 @@ def correct(config: Correction) -> dict[str, Any]:
             "lines": {"written": num_lines, "by_snake_length": dict(sorted(lengths.items()))},
         }
         write_json(building / "summary.json", summary)
-        building.rename(output)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return summary
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 import shutil
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -25,6 +25,7 @@ from snake_dist.data.game_lines import Outcome, part_path, play_chunk, write_jso
 from snake_dist.data.generation_config import FILTERS, GenerationConfig, check_generation
 from snake_dist.data.parallel import ordered_map
 from snake_dist.errors import InputError
+from snake_dist.files import new_directory
 from snake_dist.game.board import End
 from snake_dist.game.symmetry import NUM_SYMMETRIES
 
@@ -50,18 +51,11 @@ def generate(
     check_generation(config)
     if workers is not None and workers < 1:
         raise InputError(f"workers {workers} is less than 1")
-    output_dir, building = make_building_dir(output_dir)
-    try:
+    with new_data_directory(output_dir) as building:
         summary = _play_all(config, building, workers or usable_cores(), show_progress)
         if summary["lines"]["written"] == 0:
             raise InputError(f"no line of {config.games} games passes the filters {_active_filters(config)}")
         write_json(building / "summary.json", summary)
-        try:
-            building.rename(output_dir)
-        except OSError as error:
-            raise InputError(f"output directory {output_dir}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return summary
 
 
@@ -120,18 +114,29 @@ def _active_filters(config: GenerationConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(defaults, name))
 
 
-def make_building_dir(output_dir: Path) -> tuple[Path, Path]:
-    """(the resolved output directory, a new hidden directory beside it); InputError if it cannot be had."""
+@contextmanager
+def new_data_directory(output_dir: Path) -> Iterator[Path]:
+    """Yield a hidden directory that is renamed to `output_dir` at the end of the block.
+
+    Raises InputError if `output_dir` is not empty, is a mount point or cannot be written.
+    """
     target = output_dir.expanduser().resolve()
+    with ExitStack() as stack:
+        with _problems_named(output_dir):
+            if target.exists() and any(target.iterdir()):
+                raise InputError(f"output directory {output_dir} is not empty: name a new one")
+            if target.is_mount():
+                raise InputError(f"output directory {output_dir} is a mount point: name a new directory inside it")
+            building = stack.enter_context(new_directory(target))
+        yield building
+        with _problems_named(output_dir):
+            stack.close()  # renames
+
+
+@contextmanager
+def _problems_named(output_dir: Path) -> Iterator[None]:
+    """Turn an OSError into an InputError that names the directory."""
     try:
-        if target.exists() and any(target.iterdir()):
-            raise InputError(f"output directory {output_dir} is not empty: name a new one")
-        if target.is_mount():
-            raise InputError(f"output directory {output_dir} is a mount point: name a new directory inside it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden, so that `records` passes over what a killed run leaves.
-        building = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-        building.mkdir()
+        yield
     except OSError as error:
         raise InputError(f"output directory {output_dir}: {error.strerror}: {error.filename}") from error
-    return target, building

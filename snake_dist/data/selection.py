@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import numpy as np
 from snake_dist.data.batching import shuffled
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.game_keys import held_out_games
-from snake_dist.data.tokenization import write_once
 from snake_dist.errors import InputError
+from snake_dist.files import new_directory
 
 FORMAT_VERSION = 1
 _BLOCK_ROWS = 1 << 16
@@ -59,8 +58,10 @@ def select(
     """
     described = [FORMAT_VERSION, sequence_length, bad_lines, split and asdict(split)]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
-    write = partial(_write, dataset, sequence_length, bad_lines, split)
-    directory = write_once(dataset.directory / f"selection-{key}", write)
+    directory = dataset.directory / f"selection-{key}"
+    if not directory.is_dir():
+        with new_directory(directory, exist_ok=True) as temporary:
+            _write(dataset, sequence_length, bad_lines, split, temporary)
     parts = json.loads((directory / "parts.json").read_text())
     return tuple(
         Selection(np.memmap(directory / f"{number}.bin", dtype="<i8", mode="r"), **part)

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +22,7 @@ import numpy as np
 
 from snake_dist.data.game_keys import common_root, game_keys
 from snake_dist.data.records import Record, check_train_seed, read_records
+from snake_dist.files import new_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,32 +79,14 @@ def tokenize(
     """
     target = cache / _cache_key(paths, tokenizer, bad_lines, for_training)
     skipped: Counter[str] = Counter()
-
-    def write(directory: Path) -> None:
+    if target.is_dir():
+        return target
+    with new_directory(target, exist_ok=True) as directory:
         records = read_records(paths, bad_lines=bad_lines, skipped=skipped)
         if for_training:
             records = _without_reserved_seeds(records)
         meta = _write_tokens(directory, game_keys(records, common_root(paths)), tokenizer)
         (directory / "meta.json").write_text(json.dumps(meta | {"skipped_lines": dict(skipped)}))
-
-    cache.mkdir(parents=True, exist_ok=True)
-    return write_once(target, write)
-
-
-def write_once(target: Path, write: Callable[[Path], None]) -> Path:
-    """`target`, a directory that `write` fills under a temporary name beside it; equal ones may be written at once."""
-    if target.is_dir():
-        return target
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
-        write(temporary)
-        os.rename(temporary, target)
-    except OSError:
-        # Another process may have renamed its own, equal directory here first.
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -7,12 +7,10 @@ plain Llama checkpoint in safetensors, which later runs load in about a second.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from snake_dist.errors import InputError
+from snake_dist.files import new_directory
 
 NAME = "smollm2-135m"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -62,15 +60,7 @@ def convert() -> Path:
     model.to(torch.bfloat16)  # the precision in which the model was published
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{NAME}-"))
-    try:
+    with new_directory(target, exist_ok=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        os.rename(temporary, target)
-    except OSError:
-        if not (target / "model.safetensors").is_file():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
