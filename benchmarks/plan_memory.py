@@ -142,11 +142,12 @@ def work(argv: list[str]) -> None:
     from snake_dist.run.preparation import prepare
     from snake_dist.run.session import Session
     from snake_dist.run.training import load_model, train_model
+    from snake_dist.training.metrics import SilentLog
 
     run = prepare(parse_run_config(argv), world_from_environment())
     model, collate = load_model(run)
     Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
-    train_model(run, model, collate, None, Session(run))
+    train_model(run, model, collate, SilentLog(), Session(run))
     if run.world.is_main:
         print(f"PEAK {resident_peak()} {int(run.data.dataset.lengths.max())}")
 

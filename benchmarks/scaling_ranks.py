@@ -46,6 +46,8 @@ class Clocks:
 class StepLog:
     """Stands where a run's MetricsLog would, on every rank."""
 
+    wandb_run_id = None
+
     def __init__(self, at_step: Callable[[int, dict[str, float]], None]) -> None:
         self.log = at_step
 
@@ -140,7 +142,7 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     from snake_dist.run.session import Session
     from snake_dist.run.training import load_model, train_model
     from snake_dist.training import loop
-    from snake_dist.training.metrics import MetricsLog
+    from snake_dist.training.metrics import MetricsLog, SilentLog
     from snake_dist.training.wandb_log import WandbLog
 
     began = float(os.environ["STARTED"])
@@ -176,8 +178,9 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     session = Session(run)
     session.after_step = clocks.around("stop flags and checkpoints", session.after_step)  # type: ignore[method-assign]
     wandb_log = WandbLog(run.config.wandb, run.output_dir, {}, None)
-    inner = MetricsLog(run.output_dir / "metrics.jsonl", run.num_steps, wandb_log) if run.world.is_main else None
-    logged = clocks.around("logging", inner.log if inner else lambda *_: None)
+    path = run.output_dir / "metrics.jsonl"
+    inner = MetricsLog(path, run.num_steps, wandb_log) if run.world.is_main else SilentLog()
+    logged = clocks.around("logging", inner.log)
     saves: list[dict[str, float]] = []
 
     def at_step(step: int, values: dict[str, float]) -> None:
@@ -194,9 +197,8 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
             if wait_for_turn:
                 print("STEP " + json.dumps(per_step[-1]), flush=True)
 
-    session.metrics = StepLog(at_step)  # type: ignore[assignment]
     reset_peak()
-    train_model(run, model, clocks.around("data", collate), session.metrics, session)
+    train_model(run, model, clocks.around("data", collate), StepLog(at_step), session)  # type: ignore[arg-type]
     return {"marks": marks, "steps": per_step, "saves": saves, "memory": memory_mib(), "threads": _threads()}
 
 

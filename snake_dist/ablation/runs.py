@@ -118,9 +118,8 @@ def state_of(cell: Cell) -> tuple[str, str]:
     status = read_status(cell.directory)
     if status is None:
         return "not started", "not started"
-    state = str(status.get("state"))
-    said = f"{state} at step {status.get('step')} of {status.get('num_steps')}"
-    return state, f"{said}: {status['reason']}" if status.get("reason") else said
+    said = f"{status.state} at step {status.step} of {status.num_steps}"
+    return status.state, f"{said}: {status.reason}" if status.reason else said
 
 
 def write_results(ablation: Ablation) -> str:

@@ -21,6 +21,7 @@ from snake_dist.files import MANIFEST, check_intact, new_directory
 if TYPE_CHECKING:
     import torch
 
+CHECKPOINTS = "checkpoints"
 TENSORS, NUMBERS = "state.safetensors", "state.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -62,7 +63,11 @@ class Checkpoint:
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
-    return run_dir / "checkpoints"
+    return run_dir / CHECKPOINTS
+
+
+def checkpoint_path(run_dir: Path | str, step: int) -> Path:
+    return Path(run_dir) / CHECKPOINTS / f"step-{step:08d}"
 
 
 def committed(run_dir: Path) -> list[Path]:
@@ -80,7 +85,7 @@ def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = checkpoints_dir(run_dir) / f"step-{step:08d}"
+    path = checkpoint_path(run_dir, step)
 
     if path.exists():  # a damaged one, that the run was not resumed from
         _remove(path)

@@ -7,14 +7,15 @@ import os
 import shutil
 import socket
 import tempfile
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock as RunDirLock
 from filelock import Timeout
 
-from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftovers, committed, verify
+from snake_dist.checkpoint.checkpoints import CHECKPOINTS, Checkpoint, choose, clean_leftovers, committed, verify
 from snake_dist.errors import InputError
 from snake_dist.files import write_json_atomically, write_text_atomically
 
@@ -71,75 +72,69 @@ def _resumed_from(path: Path, warn: Any) -> Checkpoint:
     return verify(path)
 
 
-def read_status(run_dir: Path) -> dict[str, Any] | None:
-    """status.json; None if there is none or it cannot be read."""
+State = Literal["training", "stopped", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What status.json holds."""
+
+    state: State
+    step: int = 0
+    """Steps done."""
+    num_steps: int = 0
+    checkpoint: str | None = None
+    """The newest durable checkpoint, below the run's directory."""
+    reason: str | None = None
+    """Why the run stopped or failed."""
+    restarts_without_progress: int = 0
+    """How many sessions in a row began no further than the one before."""
+    started_at_step: int = 0
+    """The step with which this session began."""
+    updated: str = ""
+    """Time of the last write."""
+
+
+def read_status(run_dir: Path) -> Status | None:
+    """Return what status.json holds; None if there is none or it cannot be read."""
     try:
-        status = json.loads((run_dir / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        status = Status(**json.loads((run_dir / STATUS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
-    return status if isinstance(status, dict) else None
+    steps = (status.step, status.num_steps, status.restarts_without_progress, status.started_at_step)
+    return status if all(isinstance(number, int) for number in steps) else None
+
+
+def write_status(run_dir: Path, status: Status) -> None:
+    """Replace status.json, durably, with the time of now."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json_atomically(run_dir / STATUS, asdict(replace(status, updated=now)))
 
 
 def begin_status(run_dir: Path, checkpoint: Checkpoint | None) -> None:
-    """Say on disk that a session begins, before anything that could fail: so are sessions counted that get nowhere."""
+    """Write that a session begins, before anything can fail: a session that gets nowhere is counted too."""
     previous = read_status(run_dir)
     step = checkpoint.step if checkpoint else 0
-    write_status(
-        run_dir,
+    restarts = previous.restarts_without_progress + 1 if previous and step <= previous.started_at_step else 0
+    status = Status(
         "training",
         step=step,
-        num_steps=(previous or {}).get("num_steps", 0),
-        checkpoint=f"checkpoints/{checkpoint.path.name}" if checkpoint else None,
-        restarts=_restarts_without_progress(previous, step),
-        started_at=step,
+        num_steps=previous.num_steps if previous else 0,
+        checkpoint=f"{CHECKPOINTS}/{checkpoint.path.name}" if checkpoint else None,
+        restarts_without_progress=restarts,
+        started_at_step=step,
     )
+    write_status(run_dir, status)
 
 
 def leave_run_dir(run_dir: Path, lock: RunDirLock, reason: str) -> None:
-    """End a session that was refused before it began: a directory it made new is empty again."""
+    """End a session that failed before it began: a directory that it created is empty again."""
     if not committed(run_dir) and not (run_dir / METRICS).exists():
         for name in (STATUS, OWNER, LOCK):
             (run_dir / name).unlink(missing_ok=True)
     else:
-        status = read_status(run_dir) or {}
-        write_json_atomically(run_dir / STATUS, status | {"state": "failed", "reason": reason})
+        write_status(run_dir, replace(read_status(run_dir) or Status("failed"), state="failed", reason=reason))
     lock.release()
-
-
-def write_status(
-    run_dir: Path,
-    state: str,
-    *,
-    step: int,
-    num_steps: int,
-    checkpoint: str | None,
-    restarts: int,
-    started_at: int,
-    reason: str | None = None,
-) -> None:
-    """Replace status.json, durably. `started_at`: the step this session began with; `restarts`: how many sessions in
-    a row began no further than the one before."""
-    status = {
-        "state": state,
-        "step": step,
-        "num_steps": num_steps,
-        "checkpoint": checkpoint,
-        "reason": reason,
-        "restarts_without_progress": restarts,
-        "started_at_step": started_at,
-        "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    write_json_atomically(run_dir / STATUS, status)
-
-
-def _restarts_without_progress(previous: dict[str, Any] | None, first_step: int) -> int:
-    """How many sessions in a row, this one included, began no further than the one before."""
-    if previous is None:
-        return 0
-    before, restarts = previous.get("started_at_step"), previous.get("restarts_without_progress")
-    if not isinstance(before, int) or not isinstance(restarts, int) or first_step > before:
-        return 0
-    return restarts + 1
 
 
 def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class Step:
         if self.result.name != "status.json":
             return self.result.exists()
         status = read_status(self.result.parent)
-        return status is not None and status.get("state") == "finished"
+        return status is not None and status.state == "finished"
 
 
 @dataclass(frozen=True)

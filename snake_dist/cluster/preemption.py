@@ -19,13 +19,14 @@ class StopFlag:
     def __bool__(self) -> bool:
         return self.signal_name is not None
 
-    def install(self) -> None:
+    def __enter__(self) -> StopFlag:
         """Catch SIGTERM and SIGUSR1 from now on. Does nothing outside the main thread, where none can be caught."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {name: signal.signal(name, self._set) for name in STOP_SIGNALS}
+        return self
 
-    def restore(self) -> None:
-        """Let the signals do again what they did before `install`."""
+    def __exit__(self, *_: object) -> None:
+        """Let the signals do again what they did before."""
         for name, handler in self._previous.items():
             signal.signal(name, handler)  # type: ignore[arg-type]
         self._previous = {}

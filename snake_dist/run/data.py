@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from snake_dist.cluster.world import World, agree
 from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
@@ -45,6 +45,19 @@ class Board:
     """None if the data's prompts are of no known style: then no games can be played."""
 
 
+class DataSummary(TypedDict):
+    """Counts and fingerprints for the run's record."""
+
+    fingerprint: str
+    eval_fingerprint: str
+    files: list[str]
+    train_examples: int
+    eval_examples: int
+    train_tokens: int
+    train_loss_tokens: int
+    skipped_lines: dict[str, int]
+
+
 @dataclass(frozen=True)
 class RunData:
     """Training and held-out examples, the same on every rank."""
@@ -66,8 +79,7 @@ class RunData:
         """Ids in `eval_dataset`."""
         return self.held_out.ids
 
-    def described(self) -> dict[str, Any]:
-        """Counts and fingerprints for the run's record."""
+    def described(self) -> DataSummary:
         return {
             "fingerprint": self.dataset.fingerprint,
             "eval_fingerprint": self.eval_dataset.fingerprint,

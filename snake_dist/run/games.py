@@ -73,7 +73,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
 
             def gathered(answers: list[tuple[int, Answer]]) -> list[list[tuple[int, Answer]]]:
                 join()
-                session.beat()
+                session.watch.beat()
                 return gather(answers, world)
 
             summary = summarize(games.play(SpreadPlayer(player, world.rank, world.size, gathered)))

@@ -59,9 +59,19 @@ class Run:
     fingerprint: dict[str, Any]
     """What decides the result: a checkpoint of another one is refused."""
     checkpoint: Checkpoint | None
-    """Where the run goes on from; None: from the start."""
+    """From which the run resumes; None: a new run."""
     lock: RunDirLock | None
     """Rank 0's hold on the output directory."""
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """The numbers of the checkpoint from which the run resumes; {} for a new run."""
+        return self.checkpoint.numbers if self.checkpoint else {}
+
+    @property
+    def first_step(self) -> int:
+        """Steps done before this session."""
+        return self.checkpoint.step if self.checkpoint else 0
 
 
 def prepare(config: RunConfig, world: World) -> Run:

@@ -1,77 +1,92 @@
-"""What a finished run says: the summary on the screen, the adapter's metadata and model card."""
+"""What a run says of itself at its end: summary.json, and the closing lines on the screen."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 from snake_dist.evaluation.report.numbers import render_table
-from snake_dist.model import adapters, smollm2
+from snake_dist.run.data import DataSummary
+from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, LOSS
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
-    from snake_dist.run.preparation import Run
-
-VERSIONED = ("snake_dist", "torch", "deepspeed", "transformers", "peft", "bitsandbytes", "safetensors")
+SUMMARY = "summary.json"
 
 
-def software_versions() -> dict[str, str]:
-    """Package -> installed version, for the run's record."""
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+class ParameterCounts(TypedDict):
+    """Parameters of the model, over all ranks."""
+
+    trainable: int
+    total: int
+    trainable_share: float
 
 
-def adapter_metadata(run: Run, peft_config: PeftConfig, training: dict[str, Any]) -> dict[str, Any]:
-    """What `adapter_metadata.json` holds: everything needed to load, judge and reproduce the adapter."""
-    config = run.config
-    embedded = config.model.base_model == smollm2.NAME
-    # What other tools should load under the adapter; our own read `base_model`.
-    peft_config.base_model_name_or_path = smollm2.HUB_ID if embedded else run.base_location
-    return {
-        "adapter": config.adapter.adapter,
-        "preset": config.adapter.preset,
-        "lora_plus_ratio": config.adapter.lora_plus_ratio,
-        "peft_config": json.loads(json.dumps(peft_config.to_dict(), default=_plain)),
-        "base_model": config.model.base_model if embedded else run.base_location,
-        "base_model_hub_id": smollm2.HUB_ID if embedded else None,
-        "base_model_revision": run.shape.revision,
-        "dtype": run.dtype,
-        "quantization": adapters.QUANTIZATION.get(config.adapter.adapter),
-        "grid_size": run.board.grid_size,
-        "mode": run.board.mode,
-        "style": run.board.style,
-        "max_completion_tokens": run.data.training.longest_completion,
-        "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "dataset_fingerprint": run.data.dataset.fingerprint,
-        "train_examples": len(run.data.train_examples),
-        "seed": config.training.seed,
-        "world_size": run.world.size,
-        "versions": software_versions(),
-        "metrics": training,
-    }
+class RunFacts(TypedDict):
+    """What is known before the first step."""
+
+    output_dir: str
+    adapter_dir: str
+    world_size: int
+    dtype: str
+    zero_stage: int
+    board: dict[str, Any]
+    data: DataSummary
+    packed: bool
+    parameters: ParameterCounts
 
 
-def _plain(value: Any) -> Any:
-    """JSON form of what PEFT's configs hold besides plain values."""
-    return sorted(value) if isinstance(value, set) else str(value)
+TrainingSummary = TypedDict(
+    "TrainingSummary",
+    {
+        "num_steps": int,
+        "num_tokens": int,
+        "num_loss_tokens": int,
+        "seconds": float,
+        "base_bytes_per_rank": list[int],
+        "first_loss": float,
+        "tokens_per_s": float,
+        "loss_tokens_per_s": float,
+        "train/loss": float,
+        "eval/loss": float,
+        "eval/exact_completions": float,
+    },
+)
+"""Totals and medians of the training, and the last value of every logged metric: those that are read, and others."""
 
 
-def render_summary(summary: dict[str, Any]) -> str:
+class Played(TypedDict, total=False):
+    """The games at the end, or why there were none."""
+
+    play: dict[str, Any]
+    why_no_games: str
+
+
+class _Ending(Played, total=False):
+    report: str
+    """Path of the HTML page, if games were played."""
+    stopped_at_step: int
+    """Only of a run that was asked to stop."""
+
+
+class Summary(RunFacts, _Ending):
+    """What summary.json holds."""
+
+    training: TrainingSummary
+
+
+def read_summary(run_dir: Path) -> Summary:
+    """Return what summary.json holds. Raises OSError or ValueError if it cannot be read."""
+    return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+
+
+def render_summary(summary: Summary) -> str:
     """The closing lines of a run, for people."""
     training, data = summary["training"], summary["data"]
     lines = [
         "",
-        f"loss                {training['first_loss']:.4f} at the first step, {training['train/loss']:.4f} at the last",
-        f"held-out loss       {training['eval/loss']:.4f} on {data['eval_examples']} examples of games not trained on; "
-        f"{training['eval/exact_completions']:.1%} of completions reproduced exactly",
+        f"loss                {training['first_loss']:.4f} at the first step, {training[LOSS]:.4f} at the last",
+        f"held-out loss       {training[HELD_OUT_LOSS]:.4f} on {data['eval_examples']} examples of games not trained "
+        f"on; {training[EXACT_COMPLETIONS]:.1%} of completions reproduced exactly",
         f"speed               {training['tokens_per_s']:.0f} tokens/s, {training['loss_tokens_per_s']:.0f} of them "
         f"trained; {training['num_steps']} steps in {training['seconds']:.0f} s on {summary['world_size']} rank(s)",
     ]
@@ -93,33 +108,3 @@ def render_summary(summary: dict[str, Any]) -> str:
         f"everything else     {summary['output_dir']}",
     ]
     return "\n".join(lines)
-
-
-def model_card(metadata: dict[str, Any]) -> str:
-    """README.md of a saved adapter, with the front matter that model hubs read."""
-    peft, training = metadata["peft_config"], metadata["metrics"]
-    rank, precision = peft.get("target_r", peft["r"]), metadata["quantization"] or metadata["dtype"]
-    return f"""---
-library_name: peft
-base_model: {metadata["base_model_hub_id"] or metadata["base_model"]}
-tags: [lora, snake]
----
-
-# Snake on a {metadata["grid_size"]} x {metadata["grid_size"]} board ({metadata["mode"]})
-
-A {metadata["adapter"]} adapter (rank {rank}, alpha {peft["lora_alpha"]}) that was fine-tuned to answer a
-position of Snake, put in the style "{metadata["style"]}", with a move.
-
-Base model: `{metadata["base_model"]}` ({metadata["base_model_revision"]}), {precision}.
-Trained on {metadata["train_examples"]:,} lines, data fingerprint `{metadata["dataset_fingerprint"][:16]}`,
-seed {metadata["seed"]}. Held-out loss {training["eval/loss"]:.4f}.
-
-```python
-from snake_dist import load_player, new_game
-
-player = load_player("PATH OF THIS DIRECTORY")
-print(player.replies([new_game({metadata["grid_size"]}, seed=1)]))
-```
-
-Made with snake_dist {metadata["versions"]["snake_dist"]}. The rest of its record is in `adapter_metadata.json`.
-"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from snake_dist.checkpoint.plain_lora import Start, adapter_start
 from snake_dist.checkpoint.saved_adapter import gather_adapter, init_adapter
 from snake_dist.cluster.world import gather
 from snake_dist.data.batching import total_over
@@ -17,17 +19,29 @@ from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
+from snake_dist.run.resume import start_training
 from snake_dist.run.session import Session
+from snake_dist.run.summary import TrainingSummary
 from snake_dist.training.held_out import held_out_metrics
 from snake_dist.training.loop import Collate, run_steps
-from snake_dist.training.metrics import Metrics, MetricsLog
-from snake_dist.training.rank_allocation import rank_allocation
+from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
 from snake_dist.zero.config import zero_stage
-from snake_dist.zero.engine import start_engine
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter, still in memory."""
+
+    summary: TrainingSummary
+    peft_config: PeftConfig
+    tensors: dict[str, torch.Tensor]
+    """The adapter under the names of PEFT's file format, on the CPU, on every rank."""
+    start: Start
+    """What is remembered of the adapter before its training."""
 
 
 def load_model(run: Run) -> tuple[PeftModel, Collate]:
@@ -57,14 +71,11 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     return model, collate
 
 
-def train_model(
-    run: Run, model: PeftModel, collate: Collate, metrics: MetricsLog | None, session: Session
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Train `model`; returns the training part of the summary, and the adapter's tensors as they are saved."""
-    session.load_model(model)
-    engine = start_engine(model, run.ds_config, lora_plus_ratio=run.config.adapter.lora_plus_ratio)
-    allocation = rank_allocation(engine, model)
-    session.load_engine(engine, allocation)
+def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog, session: Session) -> Trained:
+    """Train `model` from the run's checkpoint or from the start, to the last step or until the run is asked to stop."""
+    start = adapter_start(model)
+    engine, allocation = start_training(run, model)
+    session.begin_training(engine, allocation, metrics)
     held_out = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
     play = games_in_training(run, engine, session)
     history = list(session.history)
@@ -72,8 +83,7 @@ def train_model(
 
     def log(step: int, values: Metrics) -> None:
         history.append(values)
-        if metrics is not None:
-            metrics.log(step, values)
+        metrics.log(step, values)
 
     if not session.history:
         log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
@@ -89,26 +99,31 @@ def train_model(
         evaluate=lambda step: held_out() | play(step),
         allocation=allocation,
         after_step=session.after_step,
-        first_step=session.first_step,
+        first_step=run.first_step,
     )
     session.end_training()
     tensors = gather_adapter(model)
     engine.destroy()
-    if metrics is not None:
-        metrics.close_bar()
-    speeds = [values for values in history if "train/loss" in values]
+    metrics.close_bar()
+    summary = _training_summary(run, history, base_bytes, session.seconds)
+    return Trained(summary, model.peft_config["default"], tensors, start)
+
+
+def _training_summary(run: Run, history: list[Metrics], base_bytes: list[int], seconds: float) -> TrainingSummary:
+    speeds = [values for values in history if LOSS in values]
     if not speeds:  # stopped before the first logged step
-        return {}, tensors
-    training = {
+        return cast(TrainingSummary, {})
+    data = run.data
+    summary: dict[str, Any] = {
         "num_steps": run.num_steps,
-        "num_tokens": total_over(run.stream, run.data.dataset.lengths, run.data.training.num_tokens),
-        "num_loss_tokens": total_over(run.stream, run.data.dataset.num_loss_tokens, run.data.training.num_loss_tokens),
-        "seconds": session.seconds,
+        "num_tokens": total_over(run.stream, data.dataset.lengths, data.training.num_tokens),
+        "num_loss_tokens": total_over(run.stream, data.dataset.num_loss_tokens, data.training.num_loss_tokens),
+        "seconds": seconds,
         "base_bytes_per_rank": base_bytes,
-        "first_loss": speeds[0]["train/loss"],
-        "tokens_per_s": median(values["train/tokens_per_s"] for values in speeds),
-        "loss_tokens_per_s": median(values["train/loss_tokens_per_s"] for values in speeds),
+        "first_loss": speeds[0][LOSS],
+        "tokens_per_s": median(values[TOKENS_PER_S] for values in speeds),
+        "loss_tokens_per_s": median(values[LOSS_TOKENS_PER_S] for values in speeds),
     }
     for values in history:
-        training |= values
-    return training, tensors
+        summary |= values
+    return cast(TrainingSummary, summary)

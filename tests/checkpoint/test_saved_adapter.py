@@ -9,10 +9,11 @@ import pytest
 
 from snake_dist.checkpoint.saved_adapter import prove_adapter, read_metadata
 from snake_dist.errors import InputError
+from snake_dist.run.model_card import adapter_metadata, model_card
 from snake_dist.run.preparation import prepare
 from snake_dist.run.session import Session
-from snake_dist.run.summary import adapter_metadata, model_card
 from snake_dist.run.training import load_model, train_model
+from snake_dist.training.metrics import SilentLog
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import tiny_config, tiny_data
 from tests.support.tiny_models import tiny_llama
@@ -25,16 +26,15 @@ def train_save_and_answer(config, directory: str):
     import torch
     from peft import set_peft_model_state_dict
 
-    from snake_dist.checkpoint.plain_lora import adapter_start, publishable
+    from snake_dist.checkpoint.plain_lora import publishable
     from snake_dist.checkpoint.saved_adapter import save_adapter
     from snake_dist.cluster.world import agree, world_from_environment
 
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
-    start = adapter_start(model)
-    training, tensors = train_model(run, model, collate, None, Session(run))
-    published = publishable(model.peft_config["default"], tensors, start)
-    metadata = adapter_metadata(run, published.config, training)
+    trained = train_model(run, model, collate, SilentLog(), Session(run))
+    published = publishable(trained.peft_config, trained.tensors, trained.start)
+    metadata = adapter_metadata(run, published.config, trained.summary)
 
     def save() -> None:
         save_adapter(Path(directory), published, run.tokenizer, metadata, model_card(metadata))
@@ -43,7 +43,7 @@ def train_save_and_answer(config, directory: str):
     agree(run.world, save)
     if config.output.ds.endswith("zero3.json"):  # the engine took this model apart: put the tensors on a new one
         model, _ = load_model(run)
-        set_peft_model_state_dict(model, tensors)
+        set_peft_model_state_dict(model, trained.tensors)
     with torch.inference_mode():
         logits = model.eval()(
             torch.tensor([TOKENS]),

@@ -104,7 +104,7 @@ def test_11_killed_while_it_saves_because_it_was_asked_to_stop(tmp_path, llama_d
     assert status_of(run)["state"] == "training"  # never "stopped" without the save
     done = launch(flags, 2, tmp_path / "logs1")
     assert done.codes == [0, 0], done.printed()
-    assert "going on from" in done.printed(0)
+    assert "resuming from" in done.printed(0)
     assert "step-00000004" in done.printed(0)
     check_equal(run, oracle / "run")
     assert checkpoint_steps(run) == [4, 6, 8]

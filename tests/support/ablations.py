@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from snake_dist.checkpoint.run_dir import write_status
+from snake_dist.checkpoint.run_dir import Status, write_status
 from snake_dist.evaluation.judging.episodes import game_seeds
 from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
@@ -38,7 +38,7 @@ def finish_run(run: Path, policy: str, num_games: int = 12, max_steps: int = 60)
     write_report(run / "report", {"players": {"adapter": summary}}, games.settings())
     training = {"eval/loss": 0.5, "num_tokens": 1000, "seconds": 7.0}
     (run / "summary.json").write_text(json.dumps({"training": training, "play": {"players": {"adapter": summary}}}))
-    write_status(run, "finished", step=3, num_steps=3, checkpoint=None, restarts=0, started_at=0)
+    write_status(run, Status("finished", step=3, num_steps=3))
 
 
 TRAINER = """

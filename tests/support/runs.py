@@ -87,13 +87,14 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
 
     [(metric -> its values step by step, the adapter as it would be published)] of each run.
     """
-    from snake_dist.checkpoint.plain_lora import adapter_start, publishable
+    from snake_dist.checkpoint.plain_lora import publishable
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.session import Session
     from snake_dist.run.training import load_model, train_model
+    from snake_dist.training.metrics import SilentLog
 
-    class Log:
+    class Log(SilentLog):
         def __init__(self) -> None:
             self.values: dict[str, list[float]] = {}
 
@@ -101,14 +102,12 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
             for name, value in metrics.items():
                 self.values.setdefault(name, []).append(value)
 
-        def close_bar(self) -> None: ...
-
     outcomes = []
     for config in configs:
         run = prepare(config, world_from_environment())
         model, collate = load_model(run)
-        start, log = adapter_start(model), Log()
-        _, tensors = train_model(run, model, collate, log, Session(run))  # type: ignore[arg-type]
-        published = publishable(model.peft_config["default"], tensors, start)
+        log = Log()
+        trained = train_model(run, model, collate, log, Session(run))
+        published = publishable(trained.peft_config, trained.tensors, trained.start)
         outcomes.append((log.values, {name: tensor.float().numpy() for name, tensor in published.tensors.items()}))
     return outcomes

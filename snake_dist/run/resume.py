@@ -1,0 +1,70 @@
+"""What a run takes over from its checkpoint: the log before it, the weights, the optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from snake_dist.checkpoint.checkpoints import read_tensors
+from snake_dist.checkpoint.run_dir import METRICS, keep_metrics
+from snake_dist.cluster.world import agree
+from snake_dist.model.base import device_for
+from snake_dist.training.metrics import Metrics
+from snake_dist.training.rank_allocation import rank_allocation
+from snake_dist.zero.engine import start_engine
+from snake_dist.zero.state import ADALORA, load_masters, load_state
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+    from snake_dist.run.preparation import Run
+    from snake_dist.training.rank_allocation import RankAllocation
+
+
+def logged_history(run: Run) -> list[Metrics]:
+    """Cut metrics.jsonl after the checkpoint; return what it says up to there, without the steps. Collective."""
+
+    def cut() -> list[dict[str, Any]]:
+        source = run.output_dir
+        if run.checkpoint is not None and not run.checkpoint.path.is_relative_to(run.output_dir):
+            source = run.checkpoint.path.parent.parent
+        return keep_metrics(source / METRICS, run.output_dir / METRICS, run.first_step if run.checkpoint else -1)
+
+    kept = agree(run.world, cut)
+    return [{name: value for name, value in entry.items() if name != "step"} for entry in kept]
+
+
+def start_training(run: Run, model: PeftModel) -> tuple[Any, RankAllocation | None]:
+    """The engine that trains `model`, and AdaLoRA's allocation; both continue from the run's checkpoint. Collective."""
+    tensors: dict[str, torch.Tensor] = {}
+    if run.checkpoint is not None:
+        tensors = _broadcast_tensors(run)
+        load_masters(model, tensors)
+    engine = start_engine(model, run.ds_config, lora_plus_ratio=run.config.adapter.lora_plus_ratio)
+    allocation = rank_allocation(engine, model)
+    if run.checkpoint is not None:
+        load_state(engine, tensors, run.saved["optimizer"])
+        if allocation is not None:
+            allocation.load_state({name: t for name, t in tensors.items() if name.startswith(ADALORA)})
+    return engine, allocation
+
+
+def _broadcast_tensors(run: Run) -> dict[str, torch.Tensor]:
+    """Read the checkpoint's tensors on rank 0 and send them to all: other nodes need not see the directory."""
+    import torch
+
+    checkpoint = run.checkpoint
+    assert checkpoint is not None
+    mine: dict[str, torch.Tensor] = {}
+
+    def read() -> dict[str, Any]:
+        mine.update(read_tensors(checkpoint))
+        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in mine.items()}
+
+    device = device_for(run.world.local_rank)
+    received = {}
+    for name, (shape, dtype) in agree(run.world, read).items():
+        tensor = mine[name].to(device) if mine else torch.empty(shape, dtype=dtype, device=device)
+        torch.distributed.broadcast(tensor, src=0)
+        received[name] = tensor.cpu()
+    return received

@@ -1,0 +1,42 @@
+"""status.json of one session: how far the run got, what is saved, how the session ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from snake_dist.checkpoint.checkpoints import checkpoint_path
+from snake_dist.checkpoint.run_dir import State, Status, read_status, write_status
+
+if TYPE_CHECKING:
+    from snake_dist.run.preparation import Run
+
+
+class StatusFile:
+    """Rank 0's status.json; on the other ranks nothing is written."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.step = run.first_step
+        """Steps done."""
+        self._committed_step = run.first_step if run.checkpoint else None
+        previous = read_status(run.output_dir) if run.world.is_main else None
+        self._restarts = previous.restarts_without_progress if previous else 0
+
+    def write(self, state: State, reason: str | None = None) -> None:
+        run, saved = self._run, self._committed_step
+        if run.world.is_main:
+            status = Status(
+                state=state,
+                step=self.step,
+                num_steps=run.num_steps,
+                checkpoint=None if saved is None else checkpoint_path(".", saved).as_posix(),
+                reason=reason,
+                restarts_without_progress=self._restarts,
+                started_at_step=run.first_step,
+            )
+            write_status(run.output_dir, status)
+
+    def committed(self, step: int) -> None:
+        """Note that the checkpoint of `step` is durable."""
+        self._committed_step = step
+        self.write("training")
