@@ -15,6 +15,17 @@ from pathlib import Path
 from snake_dist.errors import InputError
 
 MANIFEST = "manifest.json"
+"""In a directory that was written durably: the sha256 of its files."""
+
+# A run's directory; a data set's has a SUMMARY too.
+CONFIG, DS_CONFIG, RUN_FACTS = "config.yaml", "ds_config.json", "run.json"
+METRICS, STATUS, SUMMARY = "metrics.jsonl", "status.json", "summary.json"
+CHECKPOINTS = "checkpoints"
+ADAPTER_DIR = Path("lora_adapters/model_artifacts")
+REPORT_DIR = "report"
+
+# A report's directory.
+REPORT, PAGE, GAMES_DIR = "report.json", "report.html", "games"
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from snake_dist.cluster.local import commands_for
 from snake_dist.cluster.world import World
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.files import write_json_atomically, write_text_atomically
+from snake_dist.files import CONFIG, GAMES_DIR, REPORT, REPORT_DIR, write_json_atomically, write_text_atomically
 from snake_dist.run.config import RunConfig, check_run_config, parse_run_config
 from snake_dist.run.preparation import check_config
+from snake_dist.run.summary import read_summary
 
 HOW_NOT_WHAT = {
     "output-dir", "resume", "save-every", "keep-checkpoints", "rank-timeout-s", "log-every", "ds", "micro-batch-size",
@@ -55,9 +56,9 @@ def check_cells(ablation: Ablation, *, is_here: bool) -> None:
 
 def _check_earlier_run(cell: Cell, config: RunConfig) -> None:
     """train.py itself refuses to go on with another run, but does not look at one that is finished."""
-    if not (cell.directory / "config.yaml").is_file():
+    if not (cell.directory / CONFIG).is_file():
         return
-    there = parse_run_config(["--config", str(cell.directory / "config.yaml")]).flat()
+    there = parse_run_config(["--config", str(cell.directory / CONFIG)]).flat()
     wanted = config.flat()
     different = [
         f"{name} {there[name]}, now {value}"
@@ -144,9 +145,9 @@ def write_results(ablation: Ablation) -> str:
 def _result(cell: Cell) -> FinishedRun:
     """What a finished run left. Raises InputError if it is not all there."""
     try:
-        summary = json.loads((cell.directory / "summary.json").read_text(encoding="utf-8"))
-        report = json.loads((cell.directory / "report/report.json").read_text(encoding="utf-8"))
-        games = read_log(cell.directory / "report/games/adapter.jsonl", check=False)
+        summary = read_summary(cell.directory)
+        report = json.loads((cell.directory / REPORT_DIR / REPORT).read_text(encoding="utf-8"))
+        games = read_log(cell.directory / REPORT_DIR / GAMES_DIR / "adapter.jsonl", check=False)
         training = summary["training"]
         return FinishedRun(
             name=cell.name,

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from snake_dist.errors import InputError, NoGoodCheckpointError, check_at_least
-from snake_dist.files import MANIFEST, check_intact, new_directory
+from snake_dist.files import CHECKPOINTS, MANIFEST, check_intact, new_directory
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINTS = "checkpoints"
 TENSORS, NUMBERS = "state.safetensors", "state.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")

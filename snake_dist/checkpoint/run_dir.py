@@ -15,13 +15,19 @@ from typing import Any, Literal
 from filelock import FileLock as RunDirLock
 from filelock import Timeout
 
-from snake_dist.checkpoint.checkpoints import CHECKPOINTS, Checkpoint, choose, clean_leftovers, committed, verify
+from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftovers, committed, verify
 from snake_dist.errors import InputError
-from snake_dist.files import write_json_atomically, write_text_atomically
+from snake_dist.files import (
+    ADAPTER_DIR,
+    CHECKPOINTS,
+    METRICS,
+    STATUS,
+    SUMMARY,
+    write_json_atomically,
+    write_text_atomically,
+)
 
-ADAPTER_DIR = Path("lora_adapters/model_artifacts")
-"""Where a run leaves its adapter."""
-STATUS, METRICS, LOCK, OWNER = "status.json", "metrics.jsonl", ".run.lock", ".run.owner"
+LOCK, OWNER = ".run.lock", ".run.owner"
 
 
 def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None, RunDirLock]:
@@ -157,5 +163,5 @@ def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
 
 def remove_results(run_dir: Path) -> None:
     """Remove what an interrupted session published after its training: it is made again."""
-    shutil.rmtree(run_dir / "lora_adapters", ignore_errors=True)
-    (run_dir / "summary.json").unlink(missing_ok=True)
+    shutil.rmtree(run_dir / ADAPTER_DIR.parent, ignore_errors=True)
+    (run_dir / SUMMARY).unlink(missing_ok=True)

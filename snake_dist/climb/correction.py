@@ -21,7 +21,7 @@ from snake_dist.data.generation import new_data_directory
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.game_log import Header, read_log, replay
-from snake_dist.files import sha256_of
+from snake_dist.files import SUMMARY, sha256_of
 from snake_dist.game.board import End, State
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.heuristics.hamiltonian import view_cycle
@@ -104,7 +104,7 @@ def correct(config: Correction) -> dict[str, Any]:
             "positions": dict(counts),
             "lines": {"written": num_lines, "by_snake_length": dict(sorted(lengths.items()))},
         }
-        write_json(building / "summary.json", summary)
+        write_json(building / SUMMARY, summary)
     return summary
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.climb.stages import Step
-from snake_dist.files import write_json_atomically, write_text_atomically
+from snake_dist.files import ADAPTER_DIR, CONFIG, REPORT, SUMMARY, write_json_atomically, write_text_atomically
+from snake_dist.run.summary import read_summary
 
 HEAD = (
     "| stage | trained share | training tokens | minutes of training | held-out loss | board | games "
@@ -43,14 +43,14 @@ def _judged(steps: Sequence[Step], output: Path) -> Iterator[dict[str, Any]]:
     import yaml
 
     for directory in dict.fromkeys(step.stage for step in steps):
-        trained, judged = directory / "run/summary.json", directory / "report/report.json"
-        if trained.is_file() and judged.is_file():
-            summary, report = json.loads(trained.read_text()), json.loads(judged.read_text())
-            config = yaml.safe_load((directory / "run/config.yaml").read_text(encoding="utf-8"))
+        run, judged = directory / "run", directory / "report" / REPORT
+        if (run / SUMMARY).is_file() and judged.is_file():
+            summary, report = read_summary(run), json.loads(judged.read_text())
+            config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
             base, adapter = (_rates(report, who) for who in ("base", "adapter"))
             yield {
                 "stage": directory.name,
-                "adapter": str((directory / "run" / ADAPTER_DIR).relative_to(output)),
+                "adapter": str((run / ADAPTER_DIR).relative_to(output)),
                 "seed": config["seed"],
                 "ranks": summary["world_size"],
                 "data_fingerprint": summary["data"]["fingerprint"],

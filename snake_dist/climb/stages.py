@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snake_dist.checkpoint.run_dir import ADAPTER_DIR, read_status
+from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.cli import parse_dataclass
 from snake_dist.climb.correction import Correction, check_correction
 from snake_dist.cluster.local import start_ranks
 from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.errors import InputError
 from snake_dist.evaluation.play import Play
+from snake_dist.files import ADAPTER_DIR, GAMES_DIR, REPORT, STATUS, SUMMARY
 from snake_dist.recipes import dashed, flags_of, known_keys, read_recipe_mapping
 from snake_dist.run.config import check_run_flags
 
@@ -61,7 +62,7 @@ class Step:
     command: list[str]
 
     def is_done(self) -> bool:
-        if self.result.name != "status.json":
+        if self.result.name != STATUS:
             return self.result.exists()
         status = read_status(self.result.parent)
         return status is not None and status.state == "finished"
@@ -88,7 +89,7 @@ class _Stage:
             with _named(place):
                 check_generation(parse_dataclass(GenerationConfig, flags))
             command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
-            yield Step(self.directory, output / "summary.json", command)
+            yield Step(self.directory, output / SUMMARY, command)
 
     def correct(self, adapter: Path) -> list[Step]:
         """The adapter plays, a teacher labels."""
@@ -99,13 +100,19 @@ class _Stage:
         first_game = FIRST_OWN_GAME + self.number * OWN_GAMES
         play_flags = ["--player", "adapter", str(adapter), *_flags(play, place), "--seed-range", "train"]
         play_flags += ["--first-game", str(first_game), "--no-ladder", "--bank-states", "0", "--report", str(own)]
-        label_flags = ["--games", str(own / "games/adapter.jsonl"), *_flags(label, place), "--output", str(output)]
+        label_flags = [
+            "--games",
+            str(own / GAMES_DIR / "adapter.jsonl"),
+            *_flags(label, place),
+            "--output",
+            str(output),
+        ]
         with _named(place):
             parse_dataclass(Play, play_flags)
             check_correction(parse_dataclass(Correction, label_flags))
         return [
-            Step(self.directory, own / "report.json", [*self.start, "launcher/play.py", *play_flags]),
-            Step(self.directory, output / "summary.json", [sys.executable, "launcher/correct.py", *label_flags]),
+            Step(self.directory, own / REPORT, [*self.start, "launcher/play.py", *play_flags]),
+            Step(self.directory, output / SUMMARY, [sys.executable, "launcher/correct.py", *label_flags]),
         ]
 
     def train(self, common: Any, data: Sequence[Path], adapter: Path | None, ranks: int) -> Step:
@@ -115,7 +122,7 @@ class _Stage:
         flags += ["--output-dir", str(self.directory / "run"), "--resume", "auto"]
         with _named(place):
             check_run_flags(flags, ranks)
-        return Step(self.directory, self.directory / "run/status.json", [*self.start, "launcher/train.py", *flags])
+        return Step(self.directory, self.directory / "run" / STATUS, [*self.start, "launcher/train.py", *flags])
 
     def judge(self, common: Any, adapter: Path) -> Step:
         place = f"{self.place}: play"
@@ -123,7 +130,7 @@ class _Stage:
         flags += ["--report", str(self.directory / "report")]
         with _named(place):
             parse_dataclass(Play, flags)
-        return Step(self.directory, self.directory / "report/report.json", [*self.start, "launcher/play.py", *flags])
+        return Step(self.directory, self.directory / "report" / REPORT, [*self.start, "launcher/play.py", *flags])
 
     def is_true(self, key: str, default: str) -> bool:
         value = self.keys.get(key, default)

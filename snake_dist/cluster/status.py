@@ -11,6 +11,7 @@ from typing import Any
 from snake_dist.cluster.job import LOGS
 from snake_dist.cluster.sbatch import job_facts
 from snake_dist.errors import InputError
+from snake_dist.files import METRICS, RUN_FACTS, STATUS, SUMMARY
 
 
 def describe(name: str) -> str:
@@ -38,7 +39,7 @@ def describe(name: str) -> str:
 
 def find_runs(directory: Path) -> list[Path]:
     """The run directories at or below this one: they hold a status.json."""
-    found = [path.parent for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}status.json")]
+    found = [path.parent for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}{STATUS}")]
     return sorted(found)
 
 
@@ -94,12 +95,12 @@ def run_line(row: dict[str, Any]) -> str:
 
 def progress(run: Path) -> dict[str, Any]:
     """State, step, losses and the seconds left, from status.json, metrics.jsonl and summary.json of the run."""
-    status = _read_json(run / "status.json")
-    logged = _read_metrics(run / "metrics.jsonl")
+    status = _read_json(run / STATUS)
+    logged = _read_metrics(run / METRICS)
     steps = [entry["step"] for entry in logged if "train/loss" in entry]
     num_steps = int(status.get("num_steps") or 0)
     step = max([int(status.get("step") or 0), *steps[-1:]])
-    summary = _read_json(run / "summary.json")
+    summary = _read_json(run / SUMMARY)
     players = summary.get("play", {}).get("players", {})
     return {
         "run": run,
@@ -118,14 +119,14 @@ def progress(run: Path) -> dict[str, Any]:
 def _seconds_left(run: Path, step: int, num_steps: int) -> float | None:
     """From this start's first step to the last logged line: so many steps in so many seconds. None without both."""
     start = last_start(run)
-    if start is None or not (run / "metrics.jsonl").exists():
+    if start is None or not (run / METRICS).exists():
         return None
     first = int(start[3].removeprefix("step-")) if start[3].removeprefix("step-").isdigit() else 0
     if step <= first:
         return None
     # run.json is written when the model is loaded; a start that has not got so far leaves the last one's.
-    loaded = (run / "run.json").stat().st_mtime if (run / "run.json").exists() else 0.0
-    elapsed = (run / "metrics.jsonl").stat().st_mtime - max(float(start[2]), loaded)
+    loaded = (run / RUN_FACTS).stat().st_mtime if (run / RUN_FACTS).exists() else 0.0
+    elapsed = (run / METRICS).stat().st_mtime - max(float(start[2]), loaded)
     return max(0.0, elapsed) / (step - first) * (num_steps - step)
 
 

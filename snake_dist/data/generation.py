@@ -25,7 +25,7 @@ from snake_dist.data.game_lines import Outcome, part_path, play_chunk, write_jso
 from snake_dist.data.generation_config import FILTERS, GenerationConfig, check_generation
 from snake_dist.data.parallel import ordered_map
 from snake_dist.errors import InputError
-from snake_dist.files import new_directory
+from snake_dist.files import SUMMARY, new_directory
 from snake_dist.game.board import End
 from snake_dist.game.symmetry import NUM_SYMMETRIES
 
@@ -55,7 +55,7 @@ def generate(
         summary = _play_all(config, building, workers or usable_cores(), show_progress)
         if summary["lines"]["written"] == 0:
             raise InputError(f"no line of {config.games} games passes the filters {_active_filters(config)}")
-        write_json(building / "summary.json", summary)
+        write_json(building / SUMMARY, summary)
     return summary
 
 

@@ -17,6 +17,7 @@ from snake_dist.data.generation_config import GenerationConfig
 from snake_dist.data.records import read_records, resolve_paths
 from snake_dist.data.selection import Selection, Split, draw, select
 from snake_dist.errors import InputError
+from snake_dist.files import SUMMARY
 from snake_dist.run.config import RunConfig
 from snake_dist.styles.prompts import board_of
 
@@ -188,12 +189,12 @@ def prepare_data(
 
 def _default_data(config: GenerationConfig) -> tuple[str, ...]:
     directory = default_data_dir(config)
-    if not (directory / "summary.json").is_file():
+    if not (directory / SUMMARY).is_file():
         try:
             generate(config, directory)
         except InputError:
             # On a shared disk another node may have been first, with the same content.
-            if not (directory / "summary.json").is_file():
+            if not (directory / SUMMARY).is_file():
                 raise
     return (str(directory),)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snake_dist.checkpoint.plain_lora import publishable
-from snake_dist.checkpoint.run_dir import ADAPTER_DIR, METRICS, read_status
+from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.checkpoint.saved_adapter import prove_adapter, save_adapter
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, start_process_group, world_from_environment
@@ -16,14 +16,14 @@ from snake_dist.data.packing import pack
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten
-from snake_dist.files import write_json_atomically
+from snake_dist.files import ADAPTER_DIR, CONFIG, DS_CONFIG, METRICS, RUN_FACTS, SUMMARY, write_json_atomically
 from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig
 from snake_dist.run.games import judge_run, write_run_report
 from snake_dist.run.model_card import adapter_metadata, model_card, software_versions
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
-from snake_dist.run.summary import SUMMARY, Played, RunFacts, Summary, TrainingSummary, read_summary, render_summary
+from snake_dist.run.summary import Played, RunFacts, Summary, TrainingSummary, read_summary, render_summary
 from snake_dist.run.training import Trained, load_model, train_model
 from snake_dist.training.loop import Collate
 from snake_dist.training.metrics import MetricsLog, SilentLog
@@ -114,10 +114,10 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
         f"{run.dtype}, ZeRO stage {facts['zero_stage']}, output in {run.output_dir}",
         flush=True,
     )
-    (run.output_dir / "config.yaml").write_text(run.config.to_yaml(), encoding="utf-8")
-    write_json_atomically(run.output_dir / "ds_config.json", run.ds_config)
+    (run.output_dir / CONFIG).write_text(run.config.to_yaml(), encoding="utf-8")
+    write_json_atomically(run.output_dir / DS_CONFIG, run.ds_config)
     start = {**facts, "wandb_run_id": wandb_log.run_id, "versions": software_versions()}
-    write_json_atomically(run.output_dir / "run.json", start)
+    write_json_atomically(run.output_dir / RUN_FACTS, start)
     metrics = MetricsLog(run.output_dir / METRICS, run.num_steps, wandb_log, run.first_step)
     if not session.history:
         metrics.log(

@@ -21,6 +21,7 @@ from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten, write_report
 from snake_dist.evaluation.report.page import write_page
+from snake_dist.files import GAMES_DIR, REPORT_DIR
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import RunConfig
@@ -29,7 +30,6 @@ from snake_dist.run.session import Session
 from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import joined_forwards
 
-REPORT_DIR = "report"
 IN_TRAINING = ("games", "apples", "legal_move_rate", "format_valid_rate", "end_shares")
 """What is logged of the games in training."""
 
@@ -98,7 +98,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     games = _judged_games(run)
     asked = f"{board.style} prompts, {loaded['base'].max_new_tokens} tokens"
     identities = {"base": f"{run.base_location} {run.dtype}, {asked}", "adapter": adapter_identity(adapter_dir)}
-    log_directory = run.output_dir / REPORT_DIR / "games"
+    log_directory = run.output_dir / REPORT_DIR / GAMES_DIR
     # Read by rank 0 only: all ranks must play the same games.
     finished = agree(world, partial(finished_games, games, identities, log_directory))
     known = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.checkpoints import read_tensors
-from snake_dist.checkpoint.run_dir import METRICS, keep_metrics
+from snake_dist.checkpoint.run_dir import keep_metrics
 from snake_dist.cluster.world import agree
+from snake_dist.files import METRICS
 from snake_dist.model.base import device_for
 from snake_dist.training.metrics import Metrics
 from snake_dist.training.rank_allocation import rank_allocation

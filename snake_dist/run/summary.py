@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from snake_dist.evaluation.report.numbers import render_table
+from snake_dist.files import SUMMARY
 from snake_dist.run.data import DataSummary
 from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, LOSS
-
-SUMMARY = "summary.json"
 
 
 class ParameterCounts(TypedDict):

@@ -16,6 +16,7 @@ from snake_dist.evaluation.judging.metrics import gains, summarize
 from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.players.entrants import Entrant
+from snake_dist.files import GAMES_DIR
 from snake_dist.game.board import State
 
 HumanGames = Mapping[str, tuple[str, Sequence[Episode]]]
@@ -67,7 +68,7 @@ def _finished(entrants: Sequence[Entrant], games: Games, directory: Path | None)
     """The games that each entrant's log holds, by seed."""
     found: dict[str, dict[int, Episode]] = {}
     for entrant in entrants:
-        opened = directory and games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
+        opened = directory and games.log(directory / GAMES_DIR, entrant.name, entrant.kind, entrant.identity)
         with opened or nullcontext() as log:
             found[entrant.name] = {} if log is None else log.finished
     return found
@@ -79,7 +80,7 @@ def _with_logged(
     """A human's games with those that the log holds already; with a directory they are all in the log then."""
     if directory is None:
         return list(by_human)
-    with games.log(directory / "games", name, "human", identity) as log:
+    with games.log(directory / GAMES_DIR, name, "human", identity) as log:
         for episode in by_human:
             if episode.seed not in log.finished:
                 log.append(episode)
@@ -95,7 +96,7 @@ def _play(
     is_human = entrant.kind == "human"
     opened = None
     if directory is not None and ranks.is_main:
-        opened = games.log(directory / "games", entrant.name, entrant.kind, entrant.identity)
+        opened = games.log(directory / GAMES_DIR, entrant.name, entrant.kind, entrant.identity)
     # miniters 0: the moves are shown also while no game ends.
     bar = tqdm(
         total=len(games.seeds), desc=entrant.name, unit="game", miniters=0, disable=is_human or not ranks.is_main

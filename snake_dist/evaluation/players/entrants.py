@@ -22,6 +22,7 @@ from snake_dist.evaluation.players.modes import ConstrainedPlayer, with_examples
 from snake_dist.evaluation.players.protocol import HeuristicPlayer, Player
 from snake_dist.evaluation.players.terminal import TerminalPlayer
 from snake_dist.evaluation.players.vllm_model import uses_vllm
+from snake_dist.files import ADAPTER_DIR
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model import base
 from snake_dist.styles.prompts import check_style
@@ -115,7 +116,7 @@ def _labels(directories: Sequence[Path]) -> list[str]:
     if len(directories) == 1:
         return ["adapter"]
     paths = [directory.absolute() for directory in directories]
-    named = [path.parents[1].name if path.name == "model_artifacts" else path.name for path in paths]
+    named = [path.parents[1].name if path.name == ADAPTER_DIR.name else path.name for path in paths]
     return named if len({*named, "base"}) > len(named) else [str(path) for path in directories]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snake_dist.files import write_json_atomically
+from snake_dist.files import REPORT, write_json_atomically
 
 TABLE_WIDTH = 100
 _MAX_NAME_WIDTH = 24
@@ -62,7 +62,7 @@ def write_report(directory: str | Path, results: Mapping[str, Any], settings: Ma
     `results` is what `judge.judge` returns. The directory is made if needed; the file appears whole or not at
     all, over an older one. Returns its path.
     """
-    path = Path(directory) / "report.json"
+    path = Path(directory) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(path, {"settings": settings, **results})
     return path

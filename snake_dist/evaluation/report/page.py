@@ -19,7 +19,7 @@ from snake_dist.evaluation.report.page_rows import (
     metric_table,
     training_curves,
 )
-from snake_dist.files import write_text_atomically
+from snake_dist.files import GAMES_DIR, PAGE, REPORT, write_text_atomically
 from snake_dist.game.board import End
 from snake_dist.game.rules import new_game
 
@@ -40,13 +40,13 @@ def write_page(directory: Path, runs: Mapping[str, Path] | None = None) -> Path:
 
     `runs`: training run directories by label, for the loss and play curves.
     """
-    report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
     settings = report["settings"]
     seeds = range(settings["first_seed"], settings["first_seed"] + settings["games"])
-    logs = [read_log(path, check=False) for path in sorted((directory / "games").glob("*.jsonl"))]
+    logs = [read_log(path, check=False) for path in sorted((directory / GAMES_DIR).glob("*.jsonl"))]
     games = [pair for log in logs for pair in log if pair[0].player in report["players"] and pair[1].seed in seeds]
     games.sort(key=lambda pair: (list(report["players"]).index(pair[0].player), pair[1].seed))
-    path = directory / "report.html"
+    path = directory / PAGE
     write_text_atomically(path, _render(report, seeds, games, runs or {}))
     return path
 

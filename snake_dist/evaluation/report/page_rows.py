@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval
+from snake_dist.files import METRICS
 
 PUBLISHED = {
     "deepseek-reasoner": (20, 25),
@@ -148,7 +149,7 @@ def _number(value: float | None, is_rate: bool = False) -> str:
 def training_curves(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return polylines in a box of 100 x 100 for each metric that a run has logged at two or more steps."""
     curves = []
-    logs = {label: path for label, run in runs.items() if (path := run / "metrics.jsonl").is_file()}
+    logs = {label: path for label, run in runs.items() if (path := run / METRICS).is_file()}
     for label, path in logs.items():
         lines = path.read_text(encoding="utf-8").splitlines()
         logged = [json.loads(line) for line in lines]
