@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import ROOT
 from tests.support.tiny_models import tiny_llama
 
 # Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
@@ -15,8 +16,10 @@ if "XDG_CACHE_HOME" in os.environ:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Tests never read or write the user's cache, but for the converted embedded model."""
+def _own_place(tmp_path_factory, monkeypatch):
+    """Run each test from the repository's root, as users do, wherever pytest was started; keep it off the user's cache,
+    but for the converted embedded model."""
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

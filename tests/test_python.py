@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
 import snake_dist as sd
 from snake_dist.errors import InputError
+from tests.support.processes import run_program
 from tests.support.runs import tiny_config, tiny_data
 
 SCRIPT = """
@@ -35,8 +35,7 @@ def test_everything_named_can_be_imported():
 def test_train_on_new_ranks_then_ask_for_a_move(tmp_path, llama_dir):
     data = tiny_data(tmp_path / "data")
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, tmp_path / "script.py", llama_dir, data, tmp_path / "run"]
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=200, check=False)
+    done = run_program([sys.executable, tmp_path / "script.py", llama_dir, data, tmp_path / "run"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "world 2 reply" in done.stdout
 
@@ -45,9 +44,3 @@ def test_bad_input_on_new_ranks_is_an_input_error_here(tmp_path, llama_dir):
     config = tiny_config(llama_dir, tmp_path / "missing", tmp_path / "run")
     with pytest.raises(InputError, match="missing"):
         sd.train(config, num_ranks=2)
-
-
-def _environment():
-    import os
-
-    return os.environ | {"PYTHONPATH": "."}

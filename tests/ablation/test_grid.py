@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from snake_dist.ablation.grid import read_ablation
 from snake_dist.errors import InputError
 from snake_dist.run.config import parse_run_config
 from tests.support.ablations import PRESETS, write_grid
+from tests.support.processes import ROOT
 
-GRIDS = sorted(Path("launcher/recipes/ablate").glob("*.yaml"))
+GRIDS = sorted((ROOT / "launcher/recipes/ablate").glob("*.yaml"))
 
 
 def read(directory, spec):

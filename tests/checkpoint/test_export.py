@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from snake_dist.checkpoint.export import Export, export
 from snake_dist.errors import InputError
+from tests.support.processes import launcher, run_program
 from tests.support.tiny_models import tiny_adapter, tiny_llama
 
 
@@ -51,10 +50,9 @@ def test_what_cannot_be_merged_is_named(tmp_path: Path, llama_dir: Path) -> None
     with pytest.raises(InputError, match=r"--adapter .*/unread: its base .*/torn cannot be read"):
         export(Export(unread, tmp_path / "merged"))
     (adapter / "adapter_model.safetensors").write_bytes(b"torn")
-    command = [sys.executable, "launcher/export.py", "--adapter", str(adapter), "--merge", str(tmp_path / "merged")]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 2
-    assert told.stderr == f"export.py: error: --adapter {adapter}: damaged or missing: adapter_model.safetensors\n"
+    done = run_program([*launcher("export"), "--adapter", adapter, "--merge", tmp_path / "merged"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"export.py: error: --adapter {adapter}: damaged or missing: adapter_model.safetensors\n"
     assert not (tmp_path / "merged").exists()
 
 

@@ -11,6 +11,7 @@ import pytest
 from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.errors import InputError
 from snake_dist.run.finetune import finetune
+from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, tiny_config, tiny_data
 from tests.support.tiny_models import tiny_llama
@@ -30,7 +31,7 @@ def test_a_run_starts_with_the_very_weights_of_the_adapter(trained: Path, tmp_pa
         trained / "model",
         trained / "data",
         tmp_path / "second",
-        ds="ds_configs/zero3.json",
+        ds=ROOT / "ds_configs/zero3.json",
         init_adapter=trained / "first" / ADAPTER_DIR,
         max_steps=1,
         learning_rate=1e-20,

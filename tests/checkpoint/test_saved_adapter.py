@@ -14,6 +14,7 @@ from snake_dist.run.preparation import prepare
 from snake_dist.run.session import Session
 from snake_dist.run.training import load_model, train_model
 from snake_dist.training.metrics import SilentLog
+from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import tiny_config, tiny_data
 from tests.support.tiny_models import tiny_llama
@@ -71,7 +72,7 @@ def test_plain_peft_puts_every_adapter_on_the_original_base(tmp_path, wide_llama
 
     directory = tmp_path / "adapter"
     config = tiny_config(
-        wide_llama, tiny_data(tmp_path / "data"), tmp_path / "run", ds="ds_configs/zero1.json", adapter=adapter
+        wide_llama, tiny_data(tmp_path / "data"), tmp_path / "run", ds=ROOT / "ds_configs/zero1.json", adapter=adapter
     )
     (logits, _), _ = run_on_ranks(train_save_and_answer, 2, config, str(directory))
     quantization = "nf4" if adapter == "qlora" else None
@@ -99,7 +100,7 @@ def test_plain_peft_reproduces_the_trained_model(tmp_path, wide_llama, stage):
     from transformers import AutoModelForCausalLM
 
     # ZeRO-3 keeps parameters of up to 10 x hidden size whole by default: take every one apart here.
-    ds = json.loads(Path(f"ds_configs/zero{stage}.json").read_text())
+    ds = json.loads((ROOT / f"ds_configs/zero{stage}.json").read_text())
     if stage == 3:
         ds["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     (tmp_path / f"zero{stage}.json").write_text(json.dumps(ds))

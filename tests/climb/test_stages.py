@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from snake_dist.climb.stages import Climb, read_climb
 from snake_dist.errors import InputError
+from tests.support.processes import ROOT, launcher, run_program
 from tests.support.runs import adapter_tensors
 from tests.support.tiny_models import tiny_llama
 
-REPOSITORY = Path(__file__).parents[2]
 TRAIN = """
 train: {{base-model: {model}, base-dtype: float32, rank: 4, dropout: 0.0, global-batch-size: 8, micro-batch-size: 4,
   play-games: 0, eval-games: 0, wandb-mode: disabled, held-out-share: 0.2, max-steps: 2}}
@@ -76,7 +74,7 @@ def test_stages_from_the_base_model_compare_data_of_several_styles(tmp_path: Pat
     assert not any("--init-adapter" in command for command in trainings)
 
 
-@pytest.mark.parametrize("ready", sorted(Path("launcher/recipes/climb").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("ready", sorted((ROOT / "launcher/recipes/climb").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_with_the_repository_are_valid(tmp_path: Path, ready: Path) -> None:
     steps = read_climb(Climb(ready, tmp_path / "out"))
     assert [step.result.name for step in steps if "launcher/play.py" in step.command][-1] == "report.json"
@@ -112,11 +110,10 @@ def test_a_bad_recipe_is_refused_in_one_line_before_anything_runs(tmp_path: Path
 @pytest.mark.slow
 def test_a_climb_goes_on_where_it_stopped_and_ends_in_a_table(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
-    command = [sys.executable, "launcher/climb.py", "--recipe", str(recipe(tmp_path, model=str(model)))]
-    command += ["--output", str(tmp_path / "out")]
+    command = [*launcher("climb"), "--recipe", recipe(tmp_path, model=str(model)), "--output", tmp_path / "out"]
 
     def climb() -> str:
-        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+        ended = run_program(command, ROOT, timeout_s=1800)
         assert ended.returncode == 0, ended.stderr[-3000:]
         return ended.stdout
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,9 @@ from snake_dist.cluster import local
 from snake_dist.cluster.job import Job
 from snake_dist.cluster.local import commands_for
 from snake_dist.errors import InputError
-from tests.support.slurm_cluster import ROOT, TIMEOUT_S, wait_until
+from tests.support.processes import ROOT, TIMEOUT_S, environment, launcher, run_program, wait_until
 
-BIN = Path(sys.executable).parent
-SUBMIT = [sys.executable, str(ROOT / "launcher/submit.py"), "--job-name", "here", "--directory", "job"]
+SUBMIT = [*launcher("submit"), "--job-name", "here", "--directory", "job"]
 
 
 @pytest.fixture
@@ -29,11 +26,6 @@ def place(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "tests/support/stub_trainer.py", tmp_path / "launcher/train.py")
     (tmp_path / "stub.json").write_text('{"steps": 3, "step_s": 0}')
     return tmp_path
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
 WAYS = {
@@ -59,9 +51,7 @@ def test_every_way_runs_the_program_to_its_end(place, way):
     for name, text in (("ssh", SSH), ("pdsh", PDSH)):
         (place / name).write_text(text)
         (place / name).chmod(0o755)
-    env = environment()
-    env["PATH"] = f"{place}:{env['PATH']}"
-    done = subprocess.run([*SUBMIT, *WAYS[way]], cwd=place, env=env, capture_output=True, text=True, check=False)
+    done = run_program([*SUBMIT, *WAYS[way]], place, PATH=f"{place}:{environment()['PATH']}")
     assert done.returncode == 0, done.stderr[-2000:]
     for run in ["run/seed-0", "run/seed-1"] if way == "array" else ["run"]:
         assert json.loads((place / f"job/{run}/status.json").read_text())["state"] == "finished"
@@ -80,21 +70,18 @@ def test_sigterm_reaches_the_run_which_saves_before_it_ends(place):
 
 def test_a_failure_ends_an_array_with_its_exit_code(place):
     (place / "stub.json").write_text('{"steps": 3, "exit_code": 3}')
-    done = subprocess.run([*SUBMIT, "--local", "--seeds", "0", "1"], cwd=place, env=environment(), check=False)
+    done = run_program([*SUBMIT, "--local", "--seeds", "0", "1"], place)
     assert done.returncode == 3
     assert not (place / "job/run/seed-1.started.0").exists()
 
 
 def test_a_fault_is_one_line_and_exit_code_2(place):
-    done = subprocess.run(
-        [*SUBMIT, "--nodes", "0"], cwd=place, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = run_program([*SUBMIT, "--nodes", "0"], place)
     assert (done.returncode, done.stderr) == (2, "submit.py: error: --nodes 0: at least 1\n")
 
 
 def test_without_slurm_the_user_hears_what_there_is_instead(place):
-    env = environment() | {"PATH": str(place)}
-    done = subprocess.run(SUBMIT, cwd=place, env=env, capture_output=True, text=True, check=False)
+    done = run_program(SUBMIT, place, PATH=str(place))
     assert done.returncode == 2
     assert done.stderr.startswith("submit.py: error: sbatch: not found on this machine; --dry-run prints")
 

@@ -23,7 +23,8 @@ import pytest
 
 from snake_dist.errors import InputError
 from tests.support import slurm_cluster
-from tests.support.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+from tests.support.processes import ROOT, wait_until
+from tests.support.slurm_cluster import Cluster, load_submit
 
 
 def with_stub(directory: Path) -> Path:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.ablations import PRESETS, with_trainer, write_grid
-from tests.support.slurm_cluster import ROOT
+from tests.support.processes import ROOT
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from snake_dist.run.finetune import finetune
+from tests.support.processes import ROOT, wait_until
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, logged, tiny_config, tiny_data
-from tests.support.slurm_cluster import ROOT, Cluster, load_submit, wait_until
+from tests.support.slurm_cluster import Cluster, load_submit
 
 NUM_STEPS = 80
 

@@ -18,9 +18,11 @@ from snake_dist.cluster.job import Job, array_tasks, time_limit_s
 from snake_dist.cluster.slurm import render
 from snake_dist.errors import InputError
 from snake_dist.recipes import read_recipe
+from tests.support.processes import BIN, ROOT
 from tests.support.slurm_cluster import load_submit
 
-RECIPES = sorted(Path("slurm/recipes").glob("*.yaml"))
+SLURM = ROOT / "slurm"
+RECIPES = sorted((SLURM / "recipes").glob("*.yaml"))
 
 
 def dry_run(*arguments: str) -> str:
@@ -32,7 +34,7 @@ def dry_run(*arguments: str) -> str:
 
 def ready_files(recipe: Path) -> list[Path]:
     jobs = [flags[flags.index("--job-name") + 1] for flags, _ in read_recipe(recipe, [])]
-    return [Path("slurm") / f"{name}.sbatch" for name in jobs]
+    return [SLURM / f"{name}.sbatch" for name in jobs]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -42,12 +44,11 @@ def test_a_ready_file_is_what_submit_prints_for_its_recipe(recipe):
 
 
 def test_every_ready_file_has_a_recipe():
-    assert {path for recipe in RECIPES for path in ready_files(recipe)} == set(Path("slurm").glob("*.sbatch"))
+    assert {path for recipe in RECIPES for path in ready_files(recipe)} == set(SLURM.glob("*.sbatch"))
 
 
 def test_shellcheck_finds_nothing_in_the_ready_files():
-    shellcheck = Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([shellcheck, *sorted(Path("slurm").glob("*.sbatch"))], capture_output=True, text=True)
+    done = subprocess.run([BIN / "shellcheck", *sorted(SLURM.glob("*.sbatch"))], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -58,9 +59,7 @@ def test_shellcheck_finds_nothing_whatever_the_flags(tmp_path):
         constraint="a100|h100", exclusive=True, memory="8G",
     )  # fmt: skip
     (tmp_path / "odd").write_text(render(odd, ["--data", "*.jsonl", "it's"]))
-    done = subprocess.run(
-        [Path(sys.executable).parent / "shellcheck", tmp_path / "odd"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([BIN / "shellcheck", tmp_path / "odd"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -165,7 +164,7 @@ def test_a_recipes_time_is_read_as_it_is_written(tmp_path):
 
 
 def test_the_command_line_wins_over_a_recipe():
-    script = dry_run("--recipe", "slurm/recipes/single_node.yaml", "--partition", "gpu", "--time", "1:00:00")
+    script = dry_run("--recipe", str(SLURM / "recipes/single_node.yaml"), "--partition", "gpu", "--time", "1:00:00")
     assert "#SBATCH --partition=gpu" in script
     assert "#SBATCH --time=1:00:00" in script
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from snake_dist.data import tokenization
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
 from snake_dist.data.packing import IGNORED, Example, pack, pad, shifted_labels
 from snake_dist.data.tokenization import encode_prompt, hash_prompt, tokenize
@@ -54,7 +55,7 @@ def test_an_example_is_prompt_completion_and_end_of_sequence(tmp_path, tokenizer
 def test_a_data_set_is_tokenized_once(tmp_path, tokenizer, monkeypatch):
     path = write(tmp_path / "a.jsonl", lines())
     first = opened((path,), tokenizer, tmp_path / "cache")
-    monkeypatch.setattr("snake_dist.data.tokenization._write_tokens", None)  # would raise
+    monkeypatch.setattr(tokenization, "_write_tokens", None)  # would raise
     assert opened((path,), tokenizer, tmp_path / "cache").fingerprint == first.fingerprint
     write(tmp_path / "a.jsonl", lines(num_games=11))
     with pytest.raises(TypeError):

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +27,8 @@ from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_cell, transform_m
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.styles.completions import begins_shortest_path, render_completion
 from snake_dist.styles.prompts import parse_moves, parse_reply, render_prompt
+from tests.support.processes import launcher, run_program
 
-LAUNCHER = Path(__file__).parents[2] / "launcher" / "generate_data.py"
 SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)
 
 
@@ -364,22 +362,17 @@ def test_the_default_directory_is_the_public_layout() -> None:
     assert path.as_posix() == "logs/extensions/datasets/grid-size-8/heuristics_v0.04_20250102_030405/bfs-safe"
 
 
-def launch(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(LAUNCHER), *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
-
-
 def test_the_launcher_writes_the_public_layout_and_fails_in_one_line(tmp_path: Path) -> None:
     flags = ["--policy", "greedy", "--grid-size", "6", "--games", "3", "--seed", "9", "--mode", "wrap"]
     flags += ["--style", "short", "--max-steps-per-game", "20", "--random-move-rate", "0.5", "--workers", "1"]
-    done = launch(tmp_path, *flags)
+    done = run_program([*launcher("generate_data"), *flags], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     (dataset,) = tmp_path.glob("logs/extensions/datasets/grid-size-6/heuristics_v0.04_*/greedy/GREEDY_dataset.jsonl")
     expected = GenerationConfig("greedy", 6, "wrap", 3, "short", 9, "train", 20, 0.5)
     generate(expected, tmp_path / "called", workers=1)
     assert dataset.read_bytes() == (tmp_path / "called" / dataset.name).read_bytes()
     for wrong in (["--polic", "bfs"], ["--policy", "x"], ["--games", "x"], ["--output", "called"]):
-        failed = launch(tmp_path, *wrong)
+        failed = run_program([*launcher("generate_data"), *wrong], tmp_path)
         assert (failed.returncode, failed.stdout) == (2, "")
         assert failed.stderr.startswith("generate_data.py: error: ")
         assert failed.stderr.count("\n") == 1

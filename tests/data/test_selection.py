@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from snake_dist.data import selection
+from snake_dist.data import batching, selection
 from snake_dist.data.batching import ExampleStream
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
 from snake_dist.data.selection import Split, draw, select
@@ -128,7 +128,7 @@ def start_memory(directory):
 
 
 def test_memory_of_a_start_does_not_grow_with_the_number_of_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("snake_dist.data.batching.LONGEST_TABLE", 1000)
+    monkeypatch.setattr(batching, "LONGEST_TABLE", 1000)
     small = start_memory(fabricated(tmp_path / "small", 40_000))
     large = start_memory(fabricated(tmp_path / "large", 1_200_000))
     # The first start reads the keys of the games: about 330 bytes for each; a later one nothing.

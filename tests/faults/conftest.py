@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import ranks
-from tests.faults.ranks import at_step, flags_of, launch
+from tests.support import faults
+from tests.support.faults import at_step
 from tests.support.runs import tiny_data
+from tests.support.train_ranks import flags_of, launch
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def oracle(tmp_path_factory, llama_dir, data) -> Path:
     """run/: never interrupted; ids: the examples of each step."""
     directory = tmp_path_factory.mktemp("oracle")
     flags = flags_of(llama_dir, data, directory / "run")
-    done = launch(flags, 2, directory / "logs", [(0, ranks.record_ids, (str(directory / "ids"),))])
+    done = launch(flags, 2, directory / "logs", [(0, faults.record_ids, (str(directory / "ids"),))])
     assert done.codes == [0, 0], done.printed()
     return directory
 
@@ -37,14 +38,14 @@ def interrupted(tmp_path_factory, llama_dir, data) -> Path:
     directory = tmp_path_factory.mktemp("interrupted")
     flags = flags_of(llama_dir, data, directory / "run")
     signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR1)
-    faults = [
-        (1, at_step, (4, ranks.die)),
-        (1, at_step, (5, ranks.ask_to_stop, *signals)),
-        (0, at_step, (6, ranks.ask_to_stop, signal.SIGUSR1)),
-        (1, at_step, (7, ranks.clock_back, 3600.0)),
+    injected = [
+        (1, at_step, (4, faults.die)),
+        (1, at_step, (5, faults.ask_to_stop, *signals)),
+        (0, at_step, (6, faults.ask_to_stop, signal.SIGUSR1)),
+        (1, at_step, (7, faults.clock_back, 3600.0)),
     ]
-    for session, fault in enumerate(faults):
-        recorder = (0, ranks.record_ids, (str(directory / f"ids{session}"),))
+    for session, fault in enumerate(injected):
+        recorder = (0, faults.record_ids, (str(directory / f"ids{session}"),))
         done = launch(flags, 2, directory / f"logs{session}", [fault, recorder])
         status = json.loads((directory / "run/status.json").read_text())
         (directory / f"session{session}.json").write_text(json.dumps({"codes": done.codes, "status": status}))

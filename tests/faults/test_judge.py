@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults import ranks
-from tests.faults.checks import adapter_hash, status_of
-from tests.faults.ranks import flags_of, launch
+from tests.support import faults
+from tests.support.processes import ROOT
+from tests.support.run_checks import adapter_hash, status_of
+from tests.support.train_ranks import flags_of, launch
 
 NUM_GAMES = 3
 
@@ -47,18 +48,18 @@ def results_of(run: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_judge_that_was_killed_and_stopped_goes_on_with_the_games_left(tmp_path, llama_dir, data):
-    flags = {"max_steps": 2, "play_games": NUM_GAMES, "play_max_steps": 4, "ds": "ds_configs/zero0.json"}
+    flags = {"max_steps": 2, "play_games": NUM_GAMES, "play_max_steps": 4, "ds": ROOT / "ds_configs/zero0.json"}
     oracle, run = tmp_path / "oracle", tmp_path / "run"
     done = launch(flags_of(llama_dir, data, oracle, **flags), 2, tmp_path / "logs")
     assert done.codes == [0, 0], done.printed()
 
     # Killed when the base has finished one of its games; the adapter has not begun.
-    fault = (0, at_game, (1, ranks.die))
+    fault = (0, at_game, (1, faults.die))
     done = launch(flags_of(llama_dir, data, run, **flags), 2, tmp_path / "logs-0", [fault])
     assert done.codes[0] == -signal.SIGKILL
     assert len(games_of(run, "base")) == 1
     # Asked to stop when it has finished the second, and not the third.
-    fault = (0, at_game, (1, ranks.ask_to_stop, signal.SIGTERM))
+    fault = (0, at_game, (1, faults.ask_to_stop, signal.SIGTERM))
     done = launch(flags_of(llama_dir, data, run, **flags), 2, tmp_path / "logs-1", [fault])
     assert done.codes == [0, 0], done.printed()
     status = status_of(run)

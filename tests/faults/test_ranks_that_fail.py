@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults import ranks
-from tests.faults.checks import check_equal, checkpoint_steps, status_of
-from tests.faults.ranks import Ranks, at_step, errors_of, flags_of, launch
+from tests.support import faults
+from tests.support.faults import at_step
+from tests.support.processes import ROOT
+from tests.support.run_checks import check_equal, checkpoint_steps, status_of
 from tests.support.runs import adapter_tensors, logged
+from tests.support.train_ranks import Ranks, errors_of, flags_of, launch
 
 TIMEOUT_S = 5
 
@@ -29,7 +31,7 @@ def wait_for(path: Path, text: str, timeout_s: float = 120) -> None:
 
 def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path, llama_dir, data, oracle):
     run = tmp_path / "run"
-    fault = (1, at_step, (4, ranks.pause))
+    fault = (1, at_step, (4, faults.pause))
     flags = flags_of(llama_dir, data, run, rank_timeout_s=12)
     with Ranks(flags, 2, tmp_path / "logs0", [fault]) as paused:
         wait_for(run / "metrics.jsonl", '"step": 3')
@@ -50,7 +52,7 @@ def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path,
 
 
 def test_12_the_rank_that_holds_the_store(tmp_path, llama_dir, data):
-    fault = (0, at_step, (2, ranks.pause))
+    fault = (0, at_step, (2, faults.pause))
     flags = flags_of(llama_dir, data, tmp_path / "run", rank_timeout_s=TIMEOUT_S)
     with Ranks(flags, 2, tmp_path / "logs", [fault]) as paused:
         paused.processes[1].join(90)
@@ -73,15 +75,15 @@ def dump_parameters(path: str) -> None:
                 digest.update(parameter.detach().float().numpy().tobytes())
         Path(path).write_text(digest.hexdigest())
 
-    run_training.run_steps = run_steps
+    faults.replace(run_training, "run_steps", run_steps)
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (2, "float32"), (2, "bfloat16")])
 def test_14_nan_on_one_rank_skips_the_step_on_all(tmp_path, llama_dir, data, stage, dtype):
     run = tmp_path / "run"
-    flags = flags_of(llama_dir, data, run, ds=f"ds_configs/zero{stage}.json", base_dtype=dtype, max_steps=5)
-    faults = [(1, ranks.nan_logits, (3, 3)), *((r, dump_parameters, (str(tmp_path / f"{r}"),)) for r in (0, 1))]
-    done = launch(flags, 2, tmp_path / "logs", faults)
+    flags = flags_of(llama_dir, data, run, ds=ROOT / f"ds_configs/zero{stage}.json", base_dtype=dtype, max_steps=5)
+    injected = [(1, faults.nan_logits, (3, 3)), *((r, dump_parameters, (str(tmp_path / f"{r}"),)) for r in (0, 1))]
+    done = launch(flags, 2, tmp_path / "logs", injected)
     assert done.codes == [0, 0], done.printed()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/skipped" in line] == [3]
@@ -93,7 +95,7 @@ def test_14_nan_on_one_rank_skips_the_step_on_all(tmp_path, llama_dir, data, sta
 
 def test_14_nan_in_every_step_stops_the_run(tmp_path, llama_dir, data):
     run = tmp_path / "run"
-    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [(1, ranks.nan_logits, (2, 99))])
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [(1, faults.nan_logits, (2, 99))])
     assert done.codes == [2, 2]
     error, same = errors_of(done.printed())  # of the step's loss, which all ranks have
     assert error == same
@@ -164,7 +166,7 @@ def test_17_a_wandb_that_is_down_or_has_no_key(tmp_path, llama_dir, data, oracle
 
 def test_19_out_of_memory_on_one_rank(tmp_path, llama_dir, data):
     started = time.monotonic()
-    fault = (1, at_step, (2, ranks.out_of_memory))
+    fault = (1, at_step, (2, faults.out_of_memory))
     done = launch(flags_of(llama_dir, data, tmp_path / "run"), 2, tmp_path / "logs", [fault])
     assert done.codes == [1, 1], done.printed()
     assert time.monotonic() - started < 60

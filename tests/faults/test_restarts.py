@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from snake_dist.cluster.world import World
 from snake_dist.errors import InputError
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.preparation import check_config
-from tests.faults import ranks
-from tests.faults.checks import NUM_STEPS, check_equal, checkpoint_steps, copied, ids_of, status_of
-from tests.faults.ranks import at_step, flags_of, launch
+from tests.support import faults
+from tests.support.faults import at_step
+from tests.support.processes import ROOT
+from tests.support.run_checks import NUM_STEPS, check_equal, checkpoint_steps, ids_of, status_of
 from tests.support.runs import adapter_tensors, logged
+from tests.support.train_ranks import errors_of, flags_of, launch
 
 
 def session_of(interrupted: Path, number: int) -> dict:
@@ -29,7 +32,7 @@ def printed(interrupted: Path, number: int) -> str:
 def test_01_kill_9_of_a_rank_in_mid_step(interrupted, oracle):
     session = session_of(interrupted, 0)
     assert session["codes"] == [1, -signal.SIGKILL]
-    [error] = ranks.errors_of(printed(interrupted, 0))
+    [error] = errors_of(printed(interrupted, 0))
     assert "rank 1 stopped, hung or died" in error
     assert session["status"]["state"] == "failed"
     assert session["status"]["checkpoint"] == "checkpoints/step-00000002"
@@ -58,11 +61,11 @@ def test_05_other_worlds_and_other_stages(tmp_path, llama_dir, data, oracle):
     run = tmp_path / "run"
     worlds = [(1, 2, 3), (2, 3, 6), (1, 0, None)]  # ranks, ZeRO stage, step in which it is stopped
     for number, (world_size, stage, stop_in) in enumerate(worlds):
-        faults = [(0, ranks.record_ids, (str(tmp_path / f"ids{number}"),))]
+        injected = [(0, faults.record_ids, (str(tmp_path / f"ids{number}"),))]
         if stop_in:
-            faults.append((0, at_step, (stop_in, ranks.ask_to_stop, signal.SIGTERM)))
-        flags = flags_of(llama_dir, data, run, ds=f"ds_configs/zero{stage}.json")
-        done = launch(flags, world_size, tmp_path / f"logs{number}", faults)
+            injected.append((0, at_step, (stop_in, faults.ask_to_stop, signal.SIGTERM)))
+        flags = flags_of(llama_dir, data, run, ds=ROOT / f"ds_configs/zero{stage}.json")
+        done = launch(flags, world_size, tmp_path / f"logs{number}", injected)
         assert done.codes == [0] * world_size, done.printed()
     seen = {step: ids for number in range(3) for step, ids in ids_of(tmp_path / f"ids{number}").items()}
     assert seen == ids_of(oracle / "ids")
@@ -94,11 +97,11 @@ def test_10_a_duplicated_usr1_saves_once(interrupted):
 def test_11_killed_while_it_saves_because_it_was_asked_to_stop(tmp_path, llama_dir, data, oracle):
     run = tmp_path / "run"
     flags = flags_of(llama_dir, data, run)
-    faults = [
-        (0, at_step, (5, ranks.ask_to_stop, signal.SIGTERM)),
-        (0, ranks.failing, ("rename", "step-00000005", "die")),
+    injected = [
+        (0, at_step, (5, faults.ask_to_stop, signal.SIGTERM)),
+        (0, faults.failing, ("rename", "step-00000005", "die")),
     ]
-    done = launch(flags, 2, tmp_path / "logs0", faults)
+    done = launch(flags, 2, tmp_path / "logs0", injected)
     assert done.codes == [-signal.SIGKILL, 1], done.printed()
     assert "rank 0" in done.printed(1)
     assert status_of(run)["state"] == "training"  # never "stopped" without the save
@@ -117,7 +120,7 @@ def test_15_a_clock_an_hour_back_on_one_rank(interrupted, oracle):
 
 
 def test_a_finished_run_says_so_and_ends_well(tmp_path, interrupted, llama_dir, data):
-    run = copied(interrupted / "run", tmp_path / "run")
+    run = shutil.copytree(interrupted / "run", tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs")
     assert done.codes == [0, 0]
@@ -128,7 +131,7 @@ def test_a_finished_run_says_so_and_ends_well(tmp_path, interrupted, llama_dir, 
 def test_killed_before_its_first_checkpoint_it_starts_again(tmp_path, llama_dir, data, oracle):
     run = tmp_path / "run"
     flags = flags_of(llama_dir, data, run)
-    done = launch(flags, 2, tmp_path / "logs0", [(0, at_step, (2, ranks.die)), (1, at_step, (2, ranks.die))])
+    done = launch(flags, 2, tmp_path / "logs0", [(0, at_step, (2, faults.die)), (1, at_step, (2, faults.die))])
     assert done.codes == [-signal.SIGKILL] * 2
     done = launch(flags, 2, tmp_path / "logs1")
     assert done.codes == [0, 0], done.printed()
@@ -152,8 +155,12 @@ def test_a_new_directory_goes_on_from_a_checkpoint_of_another(tmp_path, llama_di
 )
 def test_every_adapter_goes_on_to_the_bit(tmp_path, llama_dir, data, adapter):
     """AdaLoRA's importances and masks, PiSSA's changed base, a 4-bit base."""
-    for name, faults in (("oracle", []), ("run", [(1, at_step, (5, ranks.ask_to_stop, signal.SIGTERM))]), ("run", [])):
-        done = launch(flags_of(llama_dir, data, tmp_path / name, adapter=adapter), 2, tmp_path / "logs", faults)
+    for name, injected in (
+        ("oracle", []),
+        ("run", [(1, at_step, (5, faults.ask_to_stop, signal.SIGTERM))]),
+        ("run", []),
+    ):
+        done = launch(flags_of(llama_dir, data, tmp_path / name, adapter=adapter), 2, tmp_path / "logs", injected)
         assert done.codes == [0, 0], done.printed()
     check_equal(tmp_path / "run", tmp_path / "oracle")
     assert logged(tmp_path / "run", "train/mean_rank") == logged(tmp_path / "oracle", "train/mean_rank")

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from snake_dist.checkpoint.checkpoints import committed
-from tests.faults.checks import adapter_hash, checkpoint_steps, status_of
-from tests.faults.ranks import Ranks, flags_of
+from tests.support.faults import replace
+from tests.support.processes import ROOT
+from tests.support.run_checks import adapter_hash, checkpoint_steps, status_of
 from tests.support.runs import logged
+from tests.support.train_ranks import Ranks, flags_of
 
 NUM_KILLS, NUM_STEPS = 30, 120
 
@@ -27,7 +29,7 @@ def slow_steps(seconds: float) -> None:
         time.sleep(seconds)
         return real(*positional, **named)
 
-    loop.training_step = training_step
+    replace(loop, "training_step", training_step)
 
 
 def newest_step(run: Path) -> int:
@@ -38,7 +40,7 @@ def newest_step(run: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_30_kills_change_nothing(tmp_path, llama_dir, data, stage):
-    options = {"ds": f"ds_configs/zero{stage}.json", "max_steps": NUM_STEPS, "save_every": 2, "eval_every": 7}
+    options = {"ds": ROOT / f"ds_configs/zero{stage}.json", "max_steps": NUM_STEPS, "save_every": 2, "eval_every": 7}
     oracle = tmp_path / "oracle"
     started = time.monotonic()
     with Ranks(flags_of(llama_dir, data, oracle, **options), 2, tmp_path / "logs-oracle") as launched:

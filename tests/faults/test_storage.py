@@ -19,11 +19,12 @@ from snake_dist.errors import InputError, NoGoodCheckpointError
 from snake_dist.files import MANIFEST, sha256_of
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
-from tests.faults import ranks
-from tests.faults.checks import check_equal, checkpoint_steps, copied, status_of
-from tests.faults.ranks import at_step, flags_of, launch
+from tests.support import faults
+from tests.support.faults import at_step
 from tests.support.ranks import _context, run_on_ranks
+from tests.support.run_checks import check_equal, checkpoint_steps, status_of
 from tests.support.tiny_models import tiny_llama
+from tests.support.train_ranks import errors_of, flags_of, launch
 
 NUMBERS = {"fingerprint": {}, "optimizer": {"optimizer_steps": 1, "loss_scaler": {}}, "held_out_loss": None}
 
@@ -45,15 +46,15 @@ def commit_and_die(run: str, phase: str) -> None:
         def save_half(tensors: Any, path: Path) -> None:
             real_save(tensors, path)
             os.truncate(path, path.stat().st_size // 2)
-            ranks.die()
+            faults.die()
 
         safetensors.torch.save_file = save_half
     elif phase == "manifest":
-        ranks.failing("fsync", "manifest.json", "die")
+        faults.failing("fsync", "manifest.json", "die")
     elif phase == "rename":
-        ranks.failing("rename", "step-00000004", "die")
+        faults.failing("rename", "step-00000004", "die")
     else:
-        shutil.rmtree = lambda path, *_, **__: ranks.die() if "removed" in str(path) else None
+        shutil.rmtree = lambda path, *_, **__: faults.die() if "removed" in str(path) else None
     writer = CheckpointWriter(Path(run), keep=1, best_by="loss", on_commit=lambda _step: None)
     writer.start(4, {"master/x": torch.full((1000,), 4.0)}, NUMBERS)
     writer.wait()
@@ -104,19 +105,19 @@ def test_06_a_damaged_checkpoint_is_passed_over(tmp_path, kind):
 
 
 def test_06_all_ranks_fall_back_together_and_never_to_zero(tmp_path, interrupted, oracle, llama_dir, data):
-    run = copied(interrupted / "stopped", tmp_path / "run")
+    run = shutil.copytree(interrupted / "stopped", tmp_path / "run")
     damage(run / "checkpoints/step-00000005", "bit-flipped")
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs0")
     assert done.codes == [0, 0], done.printed()
     assert done.printed().count("warning: checkpoint passed over") == 1
     check_equal(run, oracle / "run")
 
-    run = copied(interrupted / "stopped", tmp_path / "hopeless")
+    run = shutil.copytree(interrupted / "stopped", tmp_path / "hopeless")
     for path in (run / "checkpoints").iterdir():
         damage(path, "truncated")
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs1")
     assert done.codes == [3, 3]
-    [error] = ranks.errors_of(done.printed())
+    [error] = errors_of(done.printed())
     assert "not one of 3 checkpoints is intact" in error
     assert not (run / "lora_adapters").exists()
 
@@ -128,11 +129,11 @@ def test_07_disk_full(tmp_path, llama_dir, data, oracle):
     size = (oracle / "run/checkpoints/step-00000008/state.safetensors").stat().st_size
     mount = ["mount", "-t", "tmpfs", "-o", f"size={int(size * 1.6) + 60_000}", "none", str(run)]
     is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    faults = [] if is_mounted else [(0, at_step, (3, ranks.limited_files, size // 2))]
+    injected = [] if is_mounted else [(0, at_step, (3, faults.limited_files, size // 2))]
     try:
-        done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", faults)
+        done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", injected)
         assert done.codes == [2, 2], done.printed()
-        [error] = ranks.errors_of(done.printed())
+        [error] = errors_of(done.printed())
         assert str(run / "checkpoints/step-00000004") in error
         assert "No space left" in error or "File too large" in error
         assert checkpoint_steps(run) == [2]
@@ -146,17 +147,17 @@ def test_07_disk_full(tmp_path, llama_dir, data, oracle):
 def test_08_read_only_output_fails_before_the_model_loads(tmp_path, llama_dir, data):
     done = launch(flags_of(llama_dir, data, Path("/proc/self/run")), 2, tmp_path / "logs", [(0, no_model, ())])
     assert done.codes == [2, 2]
-    [error] = ranks.errors_of(done.printed())
+    [error] = errors_of(done.printed())
     assert "--output-dir /proc/self/run: cannot be written" in error
 
 
 def no_model() -> None:
-    from snake_dist.model import base
+    from transformers import AutoModelForCausalLM
 
-    def load_base(*_: Any, **__: Any) -> None:
+    def from_pretrained(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    base.load_base = load_base
+    faults.replace(AutoModelForCausalLM, "from_pretrained", from_pretrained)
 
 
 def refusals(argvs: list[list[str]]) -> list[str]:
@@ -172,13 +173,13 @@ def refusals(argvs: list[list[str]]) -> list[str]:
 
 
 def test_13_and_20_another_run_is_refused_with_both_values(tmp_path, interrupted, llama_dir, data):
-    run = copied(interrupted / "stopped", tmp_path / "run")
+    run = shutil.copytree(interrupted / "stopped", tmp_path / "run")
     other_base = tiny_llama(tmp_path / "base", seed=1)
-    other_tokenizer = copied(llama_dir, tmp_path / "tokenizer")
+    other_tokenizer = shutil.copytree(llama_dir, tmp_path / "tokenizer")
     definition = json.loads((other_tokenizer / "tokenizer.json").read_text())
     definition["pre_tokenizer"]["add_prefix_space"] = True
     (other_tokenizer / "tokenizer.json").write_text(json.dumps(definition))
-    longer, torn = copied(data, tmp_path / "longer"), copied(data, tmp_path / "torn")
+    longer, torn = shutil.copytree(data, tmp_path / "longer"), shutil.copytree(data, tmp_path / "torn")
     lines = next(longer.glob("*.jsonl")).read_text().splitlines(keepends=True)
     next(longer.glob("*.jsonl")).write_text("".join([*lines, lines[-1]]))
     next(torn.glob("*.jsonl")).write_text("".join(lines)[:-20])
@@ -213,7 +214,7 @@ class Bomb:
 
 
 def test_21_a_planted_pickle_is_never_opened(tmp_path, interrupted, oracle, llama_dir, data):
-    run, bombed = copied(interrupted / "stopped", tmp_path / "run"), tmp_path / "bombed"
+    run, bombed = shutil.copytree(interrupted / "stopped", tmp_path / "run"), tmp_path / "bombed"
     bomb = pickle.dumps(Bomb(bombed))
     newest = run / "checkpoints/step-00000005"
     for name in ("optimizer.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin", "state.pkl"):
@@ -226,7 +227,7 @@ def test_21_a_planted_pickle_is_never_opened(tmp_path, interrupted, oracle, llam
     flags = flags_of(llama_dir, data, tmp_path / "branch", resume=older)
     done = launch(flags, 2, tmp_path / "logs0")
     assert done.codes == [2, 2]
-    [error] = ranks.errors_of(done.printed())
+    [error] = errors_of(done.printed())
     assert "state.safetensors: cannot be read" in error
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs1")
     assert done.codes == [0, 0], done.printed()
@@ -239,10 +240,10 @@ def test_21_a_planted_pickle_is_never_opened(tmp_path, interrupted, oracle, llam
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_22_a_failing_sync_or_rename_fails_the_save_on_all_ranks(tmp_path, llama_dir, data, call):
     run = tmp_path / "run"
-    fault = (0, ranks.failing, (call, "step-00000004", "fail"))
+    fault = (0, faults.failing, (call, "step-00000004", "fail"))
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [fault])
     assert done.codes == [2, 2], done.printed()
-    [error] = ranks.errors_of(done.printed())
+    [error] = errors_of(done.printed())
     assert "step-00000004: not saved" in error
     assert "Input/output error" in error
     assert checkpoint_steps(run) == [2]

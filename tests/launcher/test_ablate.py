@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.ablations import PRESETS, TRAINER, with_trainer, write_grid
+from tests.support.processes import ROOT, TIMEOUT_S, environment, launcher, run_program, wait_until
 from tests.support.runs import tiny_data
-from tests.support.slurm_cluster import ROOT, wait_until
 
-ABLATE = [sys.executable, str(ROOT / "launcher/ablate.py"), "grid.yaml", "--output", "out"]
+ABLATE = [*launcher("ablate"), "grid.yaml", "--output", "out"]
 
 
 @pytest.fixture
@@ -23,15 +21,8 @@ def place(tmp_path: Path) -> Path:
     return with_trainer(tmp_path)
 
 
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    return kept | {"PYTHONPATH": str(ROOT)}
-
-
 def ablate(place: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ABLATE, *flags], cwd=place, env=environment(), capture_output=True, text=True, timeout=600, check=False
-    )
+    return run_program([*ABLATE, *flags], place)
 
 
 def started(place: Path) -> list[int]:
@@ -48,9 +39,9 @@ def test_a_stopped_ablation_goes_on_to_its_verdict(place):
     trainer = f"import pathlib, sys\nif 'seed-1' in sys.argv[-1]: pathlib.Path('stub.json').write_text({slow!r})\n"
     (place / "launcher/train.py").write_text(trainer + TRAINER)
     with subprocess.Popen(ABLATE, cwd=place, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        wait_until((second / "metrics.jsonl").exists, lambda: "the second run did not start", 240)
+        wait_until((second / "metrics.jsonl").exists, lambda: "the second run did not start")
         process.send_signal(signal.SIGTERM)
-        printed, _ = process.communicate(timeout=240)
+        printed, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0
     assert json.loads((second / "status.json").read_text())["state"] == "stopped"
     assert "preset-lightweight-seed-1: stopped at step" in printed

@@ -15,6 +15,7 @@ from snake_dist.model.adapters import AdapterConfig
 from snake_dist.model.base import ModelConfig, base_bytes, load_base
 from snake_dist.planning.model_sizes import describe_model
 from snake_dist.zero.config import fill_ds_config, read_ds_config
+from tests.support.processes import ROOT
 from tests.support.tiny_models import SHAPES, tiny_llama, tiny_model
 
 
@@ -24,7 +25,7 @@ def plan(*flags: object) -> tuple[int, str, str]:
     sys.argv = ["plan.py", *map(str, flags)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path("launcher/plan.py", run_name="__main__")
+            runpy.run_path(str(ROOT / "launcher/plan.py"), run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -92,7 +93,7 @@ def test_a_given_file_is_planned_as_it_is(llama_8b, tmp_path):
     """DeepSpeed's default buckets, 5e8 elements twice in bf16, and those of our files, against 42 million gradients."""
     bare = tmp_path / "zero2.json"
     bare.write_text('{"zero_optimization": {"stage": 2, "overlap_comm": true}}')
-    for file, elements in ((bare, 5e8), ("ds_configs/zero2.json", 5e7)):
+    for file, elements in ((bare, 5e8), (ROOT / "ds_configs/zero2.json", 5e7)):
         code, out, err = plan("--base-model", llama_8b, "--gpus", 8, "--ds", file)
         assert code == 0, err
         [buckets] = [line.split() for line in out.splitlines() if line.startswith("gradient buckets")]

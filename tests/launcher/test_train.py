@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
+from snake_dist.errors import InputError
+from snake_dist.run.config import parse_run_config
+from snake_dist.run.finetune import finetune
+from tests.support.faults import replace
+from tests.support.processes import BIN, ROOT, free_port, launcher, run_program
+from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, logged, tiny_data
 from tests.support.tiny_models import tiny_model
 
-ROOT = Path.cwd()
-BIN = Path(sys.executable).parent
 TRAIN = str(ROOT / "launcher/train.py")
-LAUNCHERS = {
-    "python": [sys.executable, TRAIN],
-    "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", TRAIN],
-    "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", "29517", TRAIN],
-}
+STARTERS = ("python", "torchrun", "deepspeed")
 
 
-def launch(
-    command: list[str], *flags: object, cwd: Path, timeout_s: float = 300, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"} | variables
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        env.pop(name, None)
-    return subprocess.run(
-        [*command, *map(str, flags)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+def started_by(starter: str, program: str | Path = TRAIN) -> list[str]:
+    """The command that runs the program: on one rank of plain Python, on two of the others."""
+    two_ranks = {
+        "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2"],
+        "deepspeed": [str(BIN / "deepspeed"), "--num_accelerators", "2", "--master_port", str(free_port())],
+    }
+    return [*two_ranks.get(starter, [sys.executable]), str(program)]
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +38,17 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_every_launcher_runs_the_same_file_on_the_same_examples(tmp_path, llama_dir, data):
-    for name, command in LAUNCHERS.items():
+    for name in STARTERS:
         flags = (
             f"--base-model {llama_dir} --data {data} --output-dir {tmp_path / name} --base-dtype float32 --rank 4 "
             "--dropout 0.5 --max-steps 3 --micro-batch-size 2 --learning-rate 1e-2 --held-out-share 0.2 "
             f"--play-games 2 --play-max-steps 5 --ds {ROOT / 'ds_configs/zero2.json'}"
         )
-        done = launch(command, *flags.split(), cwd=tmp_path)
+        done = run_program([*started_by(name), *flags.split()], tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         check_the_run(tmp_path / name, done.stdout, world_size=1 if name == "python" else 2)
     # Equal losses at every step, dropout included: the same examples, in the same micro-batches.
-    losses = [logged(tmp_path / name, "train/loss") for name in LAUNCHERS]
+    losses = [logged(tmp_path / name, "train/loss") for name in STARTERS]
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], abs=2e-5)
     assert losses[2] == pytest.approx(losses[0], abs=2e-5)
@@ -83,7 +81,7 @@ def check_the_run(output: Path, printed: str, world_size: int) -> None:
 def test_a_gpt2_needs_no_extra_flag(tmp_path, data):
     model = tiny_model(tmp_path / "gpt2", "gpt2")
     flags = ("--base-model", model, "--data", data, "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
-    done = launch(LAUNCHERS["python"], *flags, cwd=tmp_path)
+    done = run_program([*launcher("train"), *flags], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out/summary.json").read_text())["packed"]
 
@@ -109,7 +107,8 @@ def sentence_lines(num_games: int) -> str:
 def test_third_party_lines_train_as_they_are(tmp_path, llama_dir):
     (tmp_path / "theirs.jsonl").write_text(sentence_lines(num_games=8))
     flags = ("--base-model", llama_dir, "--data", "*.jsonl", "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
-    done = launch(LAUNCHERS["python"], *flags, "--sequence-length", 1500, "--held-out-share", 0.25, cwd=tmp_path)
+    flags += ("--sequence-length", 1500, "--held-out-share", 0.25)
+    done = run_program([*launcher("train"), *flags], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["board"] == {"grid_size": 6, "mode": "classic", "style": "sentence"}
@@ -119,7 +118,7 @@ def test_third_party_lines_train_as_they_are(tmp_path, llama_dir):
 def test_lines_of_no_known_style_train_and_say_why_no_games_are_played(tmp_path, llama_dir):
     (tmp_path / "theirs.jsonl").write_text('{"prompt": "2 + 2?", "completion": "4"}\n' * 500)
     flags = ("--base-model", llama_dir, "--data", "theirs.jsonl", "--max-steps", 2, "--output-dir", "out")
-    done = launch(LAUNCHERS["python"], *flags, cwd=tmp_path)
+    done = run_program([*launcher("train"), *flags], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "none: the prompts are of no known style" in done.stdout
 
@@ -139,39 +138,50 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_gets_one_line_before_a_model_loads(tmp_path, llama_dir, name):
+@pytest.fixture
+def bad_flags(tmp_path, llama_dir) -> dict[str, list[str]]:
+    """The flags of each bad input; they name files of `tmp_path`."""
     (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "comp\n')
-    flags, value, choices = BAD_INPUT[name]
-    base = [] if name == "missing base" else ["--base-model", llama_dir]
-    done = launch(LAUNCHERS["python"], *base, "--output-dir", "out", *flags, cwd=tmp_path, timeout_s=60)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    usual = ["--base-model", str(llama_dir), "--output-dir", "out"]
+    return {name: [*usual, *flags] for name, (flags, _, _) in BAD_INPUT.items()}
+
+
+def refusals(directory: Path, argvs: list[list[str]]) -> list[str]:
+    """On a rank: its error for each command line. A model that is loaded is no InputError."""
+    replace(AutoModelForCausalLM, "from_pretrained", None)
+    os.chdir(directory)
+    said = []
+    for argv in argvs:
+        with pytest.raises(InputError) as problem:
+            finetune(parse_run_config(argv))
+        said.append(str(problem.value))
+    return said
+
+
+def test_bad_input_is_one_line_on_every_rank_before_a_model_loads(tmp_path, bad_flags):
+    first, second = run_on_ranks(refusals, 2, tmp_path, list(bad_flags.values()))
+    for (_, value, choices), error, of_rank_1 in zip(BAD_INPUT.values(), first, second, strict=True):
+        assert value in error
+        assert choices in error
+        assert "\n" not in error
+        assert of_rank_1 in ("", error), "rank 0 speaks for what it alone has looked at"
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, bad_flags, starter):
+    done = run_program([*started_by(starter), *bad_flags["bad line"]], tmp_path)
+    assert done.returncode == 2 if starter == "python" else done.returncode != 0
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if "train.py: error: " in line]
     assert len(errors) == 1, done.stderr
-    assert errors[0].startswith("train.py: error: ")
-    assert value in errors[0]
-    assert choices in errors[0]
-    assert not (tmp_path / "out/metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-@pytest.mark.parametrize("name", ["adapter", "missing base", "output", "bad line"])
-def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, llama_dir, launcher, name):
-    (tmp_path / "torn.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "comp\n')
-    flags, value, choices = BAD_INPUT[name]
-    base = [] if name == "missing base" else ["--base-model", llama_dir]
-    done = launch(LAUNCHERS[launcher], *base, *flags, cwd=tmp_path, timeout_s=120)
-    assert done.returncode != 0
-    ours = [line for line in (done.stdout + done.stderr).splitlines() if "train.py: error: " in line]
-    assert len(ours) == 1, done.stderr
-    assert value in ours[0]
-    assert choices in ours[0]
+    assert "torn.jsonl:2" in errors[0]
     # torchrun reports the failed processes in a way of its own; ours must not.
-    assert launcher == "torchrun" or "Traceback" not in done.stderr
+    assert starter == "torchrun" or "Traceback" not in done.stderr
+    assert starter != "python" or done.stderr.strip() == errors[0]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, launcher):
+@pytest.mark.parametrize("starter", STARTERS[1:])
+def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, starter):
     program = tmp_path / "slow_rank_0.py"
     program.write_text(
         "import os, time\n"
@@ -182,7 +192,7 @@ def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, launch
         "    raise InputError('--adapter lroa')\n"
         "run_launcher(main)\n"
     )
-    done = launch([*LAUNCHERS[launcher][:-1], program], cwd=tmp_path, timeout_s=120)
+    done = run_program(started_by(starter, program), tmp_path)
     assert done.returncode != 0
     assert (done.stdout + done.stderr).count("slow_rank_0.py: error: --adapter lroa") == 1, done.stderr
 
@@ -190,8 +200,8 @@ def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, launch
 @pytest.mark.slow
 def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""
-    command = [str(BIN / "deepspeed"), TRAIN, "--ds", str(ROOT / "ds_configs/zero2.json"), "--output-dir", "out"]
-    done = launch(command, cwd=tmp_path, timeout_s=1500, LOCAL_SIZE="2")
+    command = [BIN / "deepspeed", TRAIN, "--ds", ROOT / "ds_configs/zero2.json", "--output-dir", "out"]
+    done = run_program(command, tmp_path, timeout_s=3600, LOCAL_SIZE="2")
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["world_size"] == 2

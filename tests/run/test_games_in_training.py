@@ -20,6 +20,7 @@ from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
 from snake_dist.run.games import plays_at
 from snake_dist.styles.prompts import render_prompt
+from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import logged, tiny_config, train_each
 from tests.support.tiny_models import tiny_llama
@@ -93,7 +94,7 @@ def test_games_in_training_are_those_of_the_model_that_is_saved(make_config, sta
 
 def check_names_are_documented(metrics: Path):
     """Every name in the log but those of `play.` in summary.json, which are defined by their path there."""
-    documented = re.findall(r"`([a-z]+/[^`*]+)`", Path("docs/metrics.md").read_text(encoding="utf-8"))
+    documented = re.findall(r"`([a-z]+/[^`*]+)`", (ROOT / "docs/metrics.md").read_text(encoding="utf-8"))
     patterns = [re.escape(name).replace("_R", "_[0-9]+").replace("REASON", "[a-z_]+") for name in documented]
     names = {name for line in metrics.read_text().splitlines() for name in json.loads(line)} - {"step"}
     unknown = [name for name in names if not any(re.fullmatch(pattern, name) for pattern in patterns)]

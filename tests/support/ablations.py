@@ -13,7 +13,7 @@ from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.report.numbers import write_report
 from snake_dist.heuristics.policies import POLICIES
-from tests.support.slurm_cluster import ROOT
+from tests.support.processes import ROOT
 
 PRESETS: dict[str, Any] = {
     "base": {"max-steps": 3, "play-games": 12},

@@ -110,7 +110,7 @@ def meta_model(
         parameter.data = parameter.data.to(dtype)
     if fast:
         # Norms are tried out on numbers, of which there are none here: taken for what their name says.
-        with patch("torch.allclose", return_value=True):
+        with patch.object(torch, "allclose", return_value=True):
             use_fast_ops(model)
     return model.train()
 
@@ -136,7 +136,7 @@ def measure_step(
     # Each starts with a token of its own: a common prefix would be computed once.
     batch = pack([Example(np.full(length, i, dtype=np.int64), length - trained) for i, length in enumerate(lengths)])
     kernels = {"scaled_dot_product_attention": flash_attention, "dropout": fused_dropout}
-    with counted, patch.multiple("torch.nn.functional", **kernels):
+    with counted, patch.multiple(torch.nn.functional, **kernels):
         logits, labels, _ = forward_trained(model, batch)
         after_forward = counted.now - static
         counted.reset_peak()

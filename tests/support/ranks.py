@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-TIMEOUT_S = 240.0
+from tests.support.processes import TIMEOUT_S, free_port
 
 # A fork server that has imported the heavy libraries once: later ranks start in a second.
 _context = multiprocessing.get_context("forkserver")
@@ -19,9 +18,7 @@ _context.set_forkserver_preload(["torch", "deepspeed", "peft", "transformers"])
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """[function(*args) of each rank]. The function must be importable. Raises AssertionError with the traceback
     of the first rank that failed, or after `TIMEOUT_S` seconds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     pipes = [_context.Pipe(duplex=False) for _ in range(world_size)]
     ranks = [
         _context.Process(target=_rank, args=(function, args, rank, world_size, port, pipe[1]), daemon=True)

@@ -17,17 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 from types import ModuleType
 
+from tests.support.processes import ROOT, TIMEOUT_S, wait_until
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("node1", "node2")
-TIMEOUT_S = 180.0
-"""How long a test waits for something; on a busy machine it takes long."""
-ROOT = Path.cwd()
 
 
 def load_submit() -> ModuleType:
@@ -123,14 +122,6 @@ def environments() -> Iterator[tuple[int, set[bytes]]]:
 
 def parent_of(pid: int) -> int:
     return int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
-
-
-def wait_until(reached: Callable[[], bool], complaint: Callable[[], str], timeout_s: float = TIMEOUT_S) -> None:
-    """Ask five times a second; AssertionError with the complaint after `timeout_s`."""
-    end = time.monotonic() + timeout_s
-    while not reached():
-        assert time.monotonic() < end, complaint()
-        time.sleep(0.2)
 
 
 def install() -> str | None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from snake_dist.run.finetune import finetune
+from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, logged, tiny_config, tiny_data
 
-DS_CONFIGS = Path("ds_configs")
+DS_CONFIGS = ROOT / "ds_configs"
 # fp32 sums in another order: measured differences stay below 2e-6 of losses of about 6.
 LOSS_TOLERANCE = 2e-5
 TENSOR_TOLERANCE = 2e-4

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.faults import replace
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import tiny_config, train_each, uneven_data
 from tests.support.tiny_models import tiny_llama
@@ -44,9 +44,9 @@ def make_config(tmp_path_factory):
     llama = tiny_llama(folder / "llama", hidden_size=64, intermediate_size=72, initializer_range=0.2)
     data, held_out = uneven_data(folder / "data.jsonl"), uneven_data(folder / "held_out.jsonl", 10)
 
-    def make(name: str, zero: dict, **flags):
+    def make(name: str, zero: dict, ds_keys: dict | None = None, **flags):
         ds = folder / f"{name}.json"
-        ds.write_text(json.dumps({"zero_optimization": zero}))
+        ds.write_text(json.dumps({"zero_optimization": zero} | (ds_keys or {})))
         defaults = {"rank": 3, "max_steps": 4, "eval_every": 2, "eval_data": held_out}
         return tiny_config(llama, data, folder / name, ds=ds, **defaults | flags)
 
@@ -83,10 +83,10 @@ def check_cells(make_config, adapter, cells):
 
 def train_padded(configs):
     """On a rank: the same, with one example a row and padding, as for models that cannot pack."""
-    from unittest.mock import patch
+    from snake_dist.run import training as run_training
 
-    with patch("snake_dist.run.training.use_packed_attention", lambda _: False):
-        return train_each(configs)
+    replace(run_training, "use_packed_attention", lambda _: False)
+    return train_each(configs)
 
 
 def test_packed_rows_equal_padded_ones(make_config):
@@ -113,40 +113,33 @@ def test_lora_plus_trains_b_faster(make_config):
 
 def train_with_an_overflow(configs):
     """On a rank: fp16, the second rank's gradient of one matrix infinite in the second step."""
-    from unittest.mock import patch
+    from snake_dist.run import training as run_training
 
-    import torch
-
-    from snake_dist.zero import engine as seam
-
-    start = seam.start_engine
+    real = run_training.start_engine
 
     def start_and_spoil(model, *args, **flags):
-        engine = start(model, *args, **flags)
+        engine = real(model, *args, **flags)
         spoilt = next(p for name, p in model.named_parameters() if "lora_B" in name)
         spoilt.register_hook(
             lambda gradient: gradient * float("inf") if engine.global_steps == 1 and engine.global_rank == 1 else None
         )
         return engine
 
-    with patch("snake_dist.run.training.start_engine", start_and_spoil):
-        outcomes = train_each(configs)
-    return [(*outcome, torch.distributed.get_rank()) for outcome in outcomes]
+    replace(run_training, "start_engine", start_and_spoil)
+    return train_each(configs)
 
 
 @pytest.mark.usefixtures("float16_hardware")
-def test_fp16_skips_the_same_step_on_every_rank(make_config, tmp_path):
-    configs = []
-    for stage in ("zero0", "zero1", "zero2", "zero3"):
-        config = make_config(f"fp16-{stage}", ZERO[stage], base_dtype="float16")
-        ds = json.loads(Path(config.output.ds).read_text())
-        path = tmp_path / f"{stage}.json"
-        # A scale that 200 tokens of gradients fit under, and no second chance before it is halved.
-        path.write_text(json.dumps(ds | {"fp16": {"enabled": True, "initial_scale_power": 8, "hysteresis": 1}}))
-        configs.append(make_config_with(config, str(path)))
+def test_fp16_skips_the_same_step_on_every_rank(make_config):
+    # A scale that 200 tokens of gradients fit under, and no second chance before it is halved.
+    fp16 = {"enabled": True, "initial_scale_power": 8, "hysteresis": 1}
+    configs = [
+        make_config(f"fp16-{stage}", ZERO[stage], {"fp16": fp16}, base_dtype="float16")
+        for stage in ("zero0", "zero1", "zero2", "zero3")
+    ]
     ranks = run_on_ranks(train_with_an_overflow, 2, configs)
     for stage, first, second in zip(("zero0", "zero1", "zero2", "zero3"), *ranks, strict=True):
-        metrics, tensors, _ = first
+        metrics, tensors = first
         assert metrics["train/skipped_steps"] == [0, 1, 1, 1], stage
         assert second[0]["train/skipped_steps"] == [0, 1, 1, 1], stage
         # A skipped step has no gradient norm; the schedule goes on with the step number.
@@ -158,9 +151,3 @@ def test_fp16_skips_the_same_step_on_every_rank(make_config, tmp_path):
             assert np.isfinite(tensor).all(), (stage, name)
             assert np.array_equal(tensor, second[1][name]), (stage, name)
         assert metrics["train/loss"] == pytest.approx(ranks[0][0][0]["train/loss"], rel=5e-3), stage
-
-
-def make_config_with(config, ds: str):
-    from dataclasses import replace
-
-    return replace(config, output=replace(config.output, ds=ds))

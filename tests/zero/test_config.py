@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from snake_dist.errors import InputError
 from snake_dist.zero import keys as ds_keys
 from snake_dist.zero.config import FILES, build_ds_config, check_pair, fill_ds_config, read_ds_config
+from tests.support.processes import ROOT
 from tests.support.runs import OWNED_BY_RUN
 
 RUN = {"dtype": "bfloat16", **OWNED_BY_RUN}
@@ -32,11 +32,11 @@ HF_STYLE = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_are_what_the_builder_makes(name):
-    assert read_ds_config(f"ds_configs/{name}.json") == build_ds_config(**FILES[name])
+    assert read_ds_config(str(ROOT / f"ds_configs/{name}.json")) == build_ds_config(**FILES[name])
 
 
 def test_nothing_in_the_folder_goes_untested():
-    assert {path.name for path in Path("ds_configs").iterdir()} == {f"{name}.json" for name in FILES}
+    assert {path.name for path in (ROOT / "ds_configs").iterdir()} == {f"{name}.json" for name in FILES}
 
 
 @pytest.mark.parametrize(

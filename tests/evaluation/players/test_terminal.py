@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 import time
 
 import pytest
@@ -19,22 +18,24 @@ from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.players.terminal import draw
 from snake_dist.game.rules import SEED_RANGES, new_game
 from snake_dist.heuristics.policies import POLICIES
+from tests.support.processes import environment, launcher
 
 SEEDS = SEED_RANGES["test"][:2]
 GAMES = Games(5, "classic", SEEDS, 0)
 ARROWS = {"UP": "\x1b[A", "DOWN": "\x1b[B", "LEFT": "\x1b[D", "RIGHT": "\x1b[C"}
-COMMAND = ["launcher/play.py", "--player", "human", "--grid-size", "5", "--games", "2", "--no-ladder", "--report"]
+COMMAND = [*launcher("play"), "--player", "human", "--grid-size", "5", "--games", "2", "--no-ladder", "--report"]
 
 
 def at_a_terminal(report, *flags, keys, timeout_s=60):
     """Run play.py with a pseudo terminal as its input and send the keys once it draws; returns what it said."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, *COMMAND, str(report), *flags],
+        [*COMMAND, str(report), *flags],
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         bufsize=0,
+        env=environment(),
     )
     os.close(theirs)
     assert process.stdout is not None

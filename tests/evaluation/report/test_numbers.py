@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,9 @@ from snake_dist.evaluation.report.numbers import flatten, render_table, write_re
 from snake_dist.evaluation.report.page_rows import ladder_rows
 from snake_dist.game.board import End
 from snake_dist.heuristics.policies import POLICIES
+from tests.support.processes import ROOT
 
-METRICS_PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+METRICS_PAGE = ROOT / "docs/metrics.md"
 
 
 def episode(seed=0, score=0, legal=0, end="invalid_reply"):

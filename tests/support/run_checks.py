@@ -1,10 +1,9 @@
-"""What the fault tests ask of a run's directory."""
+"""Questions about the directory of a run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,3 @@ def checkpoint_steps(run: Path) -> list[int]:
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert all(name.startswith("step-") for name in names), names
     return [int(name.removeprefix("step-")) for name in names]
-
-
-def copied(source: Path, target: Path) -> Path:
-    shutil.copytree(source, target)
-    return target

@@ -1,0 +1,122 @@
+"""Faults for the ranks of a run: functions that change what a rank's process imports; the product has no hooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def replace(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute for the rest of this process. One that the owner has not, because it moved, fails."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
+def at_step(step: int, action: Callable[..., None], *args: Any) -> None:
+    """Call `action(*args)` once in the middle of step `step` (from 1), after the backward of a micro-batch."""
+    from snake_dist.training import loop
+
+    real_step, real_take = loop.training_step, loop.take_step
+    now = {"step": 0}
+
+    def training_step(*positional: Any, **named: Any) -> Any:
+        now["step"] = named["step"] + 1
+        return real_step(*positional, **named)
+
+    def take_step(engine: Any) -> None:
+        if now["step"] == step:
+            now["step"] = 0
+            action(*args)
+        real_take(engine)
+
+    replace(loop, "training_step", training_step)
+    replace(loop, "take_step", take_step)
+
+
+def record_ids(path: str) -> None:
+    """Append the examples of every step that this process begins to the file."""
+    from snake_dist.training import loop
+
+    real_step = loop.training_step
+
+    def training_step(engine: Any, dataset: Any, ids: Any, *positional: Any, **named: Any) -> Any:
+        with open(path, "a") as file:
+            file.write(json.dumps([named["step"] + 1, [int(i) for i in ids]]) + "\n")
+        return real_step(engine, dataset, ids, *positional, **named)
+
+    replace(loop, "training_step", training_step)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pause() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def ask_to_stop(*numbers: int) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def nan_logits(first_step: int, last_step: int) -> None:
+    """This rank's logits are NaN in these steps."""
+    from snake_dist.training import loop
+
+    real_step, real_forward = loop.training_step, loop.forward_trained
+    now = {"step": 0}
+
+    def training_step(*positional: Any, **named: Any) -> Any:
+        now["step"] = named["step"] + 1
+        return real_step(*positional, **named)
+
+    def forward_trained(engine: Any, batch: Any) -> Any:
+        logits, *rest = real_forward(engine, batch)
+        return (logits * float("nan") if first_step <= now["step"] <= last_step else logits, *rest)
+
+    replace(loop, "training_step", training_step)
+    replace(loop, "forward_trained", forward_trained)
+
+
+def out_of_memory() -> None:
+    import torch
+
+    from snake_dist.training import loop
+
+    def forward_trained(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    replace(loop, "forward_trained", forward_trained)
+
+
+def clock_back(seconds: float) -> None:
+    real = time.time
+    time.time = lambda: real() - seconds
+
+
+def failing(call: str, checkpoint: str, action: str) -> None:
+    """From the moment `checkpoint` is written, os.CALL on it fails (action "fail") or kills the process ("die")."""
+    real = getattr(os, call)
+
+    def replaced(*args: Any, **named: Any) -> Any:
+        place = os.readlink(f"/proc/self/fd/{args[0]}") if isinstance(args[0], int) else str(args[0])
+        if checkpoint in place:
+            if action == "die":
+                die()
+            raise OSError(5, "Input/output error", place)
+        return real(*args, **named)
+
+    setattr(os, call, replaced)
+
+
+def limited_files(num_bytes: int) -> None:
+    """No file of this process may grow beyond this many bytes: writing fails as on a full disk, with EFBIG."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
