@@ -25,7 +25,7 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     from snake_dist.run.config import parse_run_config
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import run_steps
+    from snake_dist.training.loop import Trainer, run_steps
     from snake_dist.zero.engine import start_engine
 
     base.quieten_libraries()
@@ -52,10 +52,8 @@ def snake_dist(data: str, num_steps: int) -> Steps:
             steps.append((now - last, int(run.data.dataset.num_loss_tokens[ids].sum())))
             last = now
 
-    run_steps(
-        engine, run.data.dataset, run.stream, run.share, run.config.training,
-        num_steps=num_steps, collate=collate, log=log, evaluate=lambda _step: {},
-    )  # fmt: skip
+    trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training)
+    run_steps(trainer, log=log, evaluate=lambda _step: {})
     agree(world, lambda: shutil.rmtree(output))
     return steps
 

@@ -39,20 +39,20 @@ def time_steps(runs: list[list[str]]) -> dict[str, Any]:
     from snake_dist.run.config import parse_run_config
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import training_step
+    from snake_dist.training.loop import Trainer, training_step
     from snake_dist.zero.engine import start_engine
 
     prepared = []
     for argv in runs:
         run = prepare(parse_run_config(argv), world_from_environment())
         model, collate = load_model(run)
-        prepared.append((run, collate, start_engine(model, run.ds_config)))
+        engine = start_engine(model, run.ds_config)
+        prepared.append(Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training))
     seconds: list[list[float]] = [[] for _ in runs]
     for step in range(ROUNDS + 2):
-        for number, (run, collate, engine) in enumerate(prepared):
+        for number, trainer in enumerate(prepared):
             started = time.process_time()
-            ids = run.stream.step_examples(step)
-            training_step(engine, run.data.dataset, ids, run.share, seed=0, step=step, collate=collate)
+            training_step(trainer, trainer.stream.step_examples(step), step=step)
             if step >= 2:  # the first ones allocate, and record ZeRO-3's order of modules
                 seconds[number].append(time.process_time() - started)
     per_byte = []

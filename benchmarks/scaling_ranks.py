@@ -163,8 +163,8 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
 
     def training_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal cycle_began, tokens
-        _, dataset, ids, *_ = args
-        tokens = int(dataset.lengths[ids].sum())
+        trainer, ids = args
+        tokens = int(trainer.dataset.lengths[ids].sum())
         if wait_for_turn:
             sys.stdin.readline()
             cycle_began = time.perf_counter()

@@ -28,7 +28,7 @@ from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig, check_run_config
 from snake_dist.run.data import Board, RunData, find_board, prepare_data
 from snake_dist.training.loop import Share, TrainingConfig
-from snake_dist.zero.config import build_ds_config, check_pair, fill_ds_config, read_ds_config
+from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,8 +123,7 @@ def _prepare_run(
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
 
     training = config.training
-    ds_config = fill_ds_config(
-        given_ds_config,
+    values = RunValues(
         dtype=dtype,
         global_batch_size=training.global_batch_size,
         micro_batch_size=training.micro_batch_size,
@@ -132,9 +131,8 @@ def _prepare_run(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        hidden_size=shape.hidden_size,
-        local_size=world.local_size,
     )
+    ds_config = fill_ds_config(given_ds_config, values, hidden_size=shape.hidden_size, local_size=world.local_size)
     stream = _stream(training, data)
     num_steps = stream.num_steps
     if config.adapter.adapter == "adalora":

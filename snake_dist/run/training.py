@@ -23,7 +23,7 @@ from snake_dist.run.resume import start_training
 from snake_dist.run.session import Session
 from snake_dist.run.summary import TrainingSummary
 from snake_dist.training.held_out import held_out_metrics
-from snake_dist.training.loop import Collate, run_steps
+from snake_dist.training.loop import Collate, Trainer, run_steps
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
 from snake_dist.zero.config import zero_stage
 
@@ -76,7 +76,8 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     start = adapter_start(model)
     engine, allocation = start_training(run, model)
     session.begin_training(engine, allocation, metrics)
-    held_out = partial(held_out_metrics, engine, run.data.eval_dataset, run.data.eval_examples, run.share, collate)
+    trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training, allocation)
+    held_out = partial(held_out_metrics, trainer, run.data.eval_dataset, run.data.eval_examples)
     play = games_in_training(run, engine, session)
     history = list(session.history)
     base_bytes = gather(base.base_bytes(model), run.world)
@@ -88,16 +89,9 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     if not session.history:
         log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
     run_steps(
-        engine,
-        run.data.dataset,
-        run.stream,
-        run.share,
-        run.config.training,
-        num_steps=run.num_steps,
-        collate=collate,
+        trainer,
         log=log,
         evaluate=lambda step: held_out() | play(step),
-        allocation=allocation,
         after_step=session.after_step,
         first_step=run.first_step,
     )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.training.loop import Collate, Share
+from snake_dist.training.loop import Trainer
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, Metrics
 
 
-def held_out_metrics(
-    engine: Any, dataset: TokenizedDataset, examples: np.ndarray, share: Share, collate: Collate
-) -> Metrics:
+def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.ndarray) -> Metrics:
     """`eval/loss` (nats per trained token), `eval/token_accuracy` and `eval/exact_completions`.
 
     The last is the share of examples of which every trained token has the highest logit: exactly those whose
@@ -22,6 +18,7 @@ def held_out_metrics(
     """
     import torch
 
+    engine, share = trainer.engine, trainer.share
     engine.eval()
     sums = torch.zeros(5, dtype=torch.float64)  # loss, tokens, right tokens, exact examples, examples
     block = share.world_size * share.accumulation * share.micro_batch_size
@@ -32,7 +29,7 @@ def held_out_metrics(
             # Every rank makes the same number of forward passes: under ZeRO-3 each is a collective.
             for micro_ids in share.micro_batches(ids, dataset.lengths):
                 chosen = micro_ids if len(micro_ids) else ids[:1]
-                batch = collate([dataset[i] for i in chosen]).to(engine.device)
+                batch = trainer.collate([dataset[i] for i in chosen]).to(engine.device)
                 logits_KV, labels_K, example_K = forward_trained(engine, batch)
                 right_K = logits_KV.argmax(dim=-1) == labels_K
                 wrong_per_example = torch.bincount(example_K, weights=(~right_K).double(), minlength=len(chosen))

@@ -104,46 +104,51 @@ def check_training_config(config: TrainingConfig) -> None:
         raise InputError(f"--warmup-share {config.warmup_share}: at most 1")
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """Everything that the steps of a run share on this rank."""
+
+    engine: Any
+    dataset: TokenizedDataset
+    stream: ExampleStream
+    share: Share
+    collate: Collate
+    config: TrainingConfig
+    allocation: RankAllocation | None = None
+    """AdaLoRA's, of ranks to modules."""
+
+
 def run_steps(
-    engine: Any,
-    dataset: TokenizedDataset,
-    stream: ExampleStream,
-    share: Share,
-    config: TrainingConfig,
+    trainer: Trainer,
     *,
-    num_steps: int,
-    collate: Collate,
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[int], Metrics],
-    allocation: RankAllocation | None = None,
     after_step: Callable[[int, Metrics], bool] = lambda _step, _held_out: False,
     first_step: int = 0,
 ) -> None:
-    """Run the optimizer steps from `first_step` (0: the run's first) to `num_steps`; with an `allocation`, AdaLoRA's
-    ranks are allocated after each.
+    """Run the optimizer steps from `first_step` (0: the run's first) to the last of the stream.
 
-    `log(step, metrics)` is called on every rank with equal numbers, `evaluate(steps done)` on every rank together and
-    after the last step in any case. `after_step(steps done, held-out metrics or {})` is called on every rank together
-    when all is logged; if it returns True (on all ranks alike) the run stops there. A step whose gradient is not finite
-    on any rank is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
+    Call `log(step, metrics)` on every rank with equal numbers, `evaluate(steps done)` on every rank together and after
+    the last step in any case, `after_step(steps done, held-out metrics or {})` on every rank together when all is
+    logged; where that returns True (on all ranks alike) the run stops. A step whose gradient is not finite on any rank
+    is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
     """
+    engine, dataset, stream, config = trainer.engine, trainer.dataset, trainer.stream, trainer.config
     window = _Window()
     num_skipped = 0
     most_skipped = MAX_SKIPPED_FP16 if engine.fp16_enabled() else MAX_SKIPPED
-    for step in range(first_step, num_steps):
+    for step in range(first_step, stream.num_steps):
         started = time.perf_counter()
         learning_rate = learning_rate_at(
-            step, peak=config.learning_rate, num_steps=num_steps, warmup_share=config.warmup_share
+            step, peak=config.learning_rate, num_steps=stream.num_steps, warmup_share=config.warmup_share
         )
         set_learning_rate(engine, learning_rate)
         ids = stream.step_examples(step)
-        local = training_step(
-            engine, dataset, ids, share, seed=config.seed, step=step, collate=collate, allocation=allocation
-        )
+        local = training_step(trainer, ids, step=step)
         window.num_tokens += int(dataset.lengths[ids].sum())
         window.num_loss_tokens += int(dataset.num_loss_tokens[ids].sum())
 
-        is_last = step + 1 == num_steps
+        is_last = step + 1 == stream.num_steps
         is_logged = is_last or (step + 1) % config.log_every == 0
         skipped = was_skipped(engine)
         num_skipped = num_skipped + 1 if skipped else 0
@@ -154,8 +159,8 @@ def run_steps(
             )
         if is_logged:
             measured = step_metrics(engine, dataset, ids, local) | ({"train/skipped": 1.0} if skipped else {})
-            if allocation is not None:
-                measured |= {"train/mean_rank": allocation.mean_rank, "train/orthogonality": allocation.orthogonality}
+            if trainer.allocation is not None:
+                measured |= trainer.allocation.metrics()
         window.seconds += time.perf_counter() - started
         if is_logged:
             num_seen = min((step + 1) * config.global_batch_size, stream.num_examples_total)
@@ -170,33 +175,24 @@ def run_steps(
             return
 
 
-def training_step(
-    engine: Any,
-    dataset: TokenizedDataset,
-    ids: np.ndarray,
-    share: Share,
-    *,
-    seed: int,
-    step: int,
-    collate: Collate,
-    allocation: RankAllocation | None = None,
-) -> torch.Tensor:
-    """One optimizer step on the examples `ids`; this rank computes its micro-batches of them.
+def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tensor:
+    """Run one optimizer step on the examples `ids`; this rank computes its micro-batches of them.
 
     The loss is the cross-entropy summed over all trained tokens of the step, divided once by their number over
     all ranks and micro-batches. Returns this rank's (loss sum, padded positions), float64 [2].
     """
     import torch
 
+    engine, dataset, share, allocation = trainer.engine, trainer.dataset, trainer.share, trainer.allocation
     engine.train()
     num_loss_tokens = int(dataset.num_loss_tokens[ids].sum())
     local = torch.zeros(2, dtype=torch.float64, device=engine.device)
     for index, micro_ids in enumerate(share.micro_batches(ids, dataset.lengths)):
         # Same micro-batch, same dropout, on however many ranks: its number within the step decides.
-        torch.manual_seed(_dropout_seed(seed, step, index * share.world_size + share.rank))
+        torch.manual_seed(_dropout_seed(trainer.config.seed, step, index * share.world_size + share.rank))
         # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
         is_empty = len(micro_ids) == 0
-        batch = collate([dataset[i] for i in (ids[:1] if is_empty else micro_ids)]).to(engine.device)
+        batch = trainer.collate([dataset[i] for i in (ids[:1] if is_empty else micro_ids)]).to(engine.device)
         with naming_the_batch(batch, share.rank):
             logits_KV, labels_K, _ = forward_trained(engine, batch)
             micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)

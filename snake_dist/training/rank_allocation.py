@@ -116,6 +116,10 @@ class RankAllocation:
             return float(self.config.init_r)
         return sum(int(mask.sum()) for mask in self.masks.values()) / len(self.masks)
 
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged of the allocation."""
+        return {"train/mean_rank": self.mean_rank, "train/orthogonality": self.orthogonality}
+
     def _update_importance(self) -> None:
         """Equations 8 to 10 of the paper, with the gradient as it was clipped and the weight as it was stepped."""
         import torch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,23 @@ def zero_stage(ds_config: dict[str, Any]) -> int:
     return ds_config.get("zero_optimization", {}).get("stage", 0)
 
 
+@dataclass(frozen=True)
+class RunValues:
+    """The values that the run config decides: a file may leave them out, say "auto" or repeat them."""
+
+    dtype: str
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+
+
 def fill_ds_config(
-    ds_config: dict[str, Any],
-    *,
-    dtype: str,
-    global_batch_size: int,
-    micro_batch_size: int,
-    accumulation: int,
-    learning_rate: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    hidden_size: int,
-    local_size: int = 1,
+    ds_config: dict[str, Any], values: RunValues, *, hidden_size: int, local_size: int = 1
 ) -> dict[str, Any]:
-    """The config with every "auto" and every missing value of the run config filled in.
+    """Return the config with every "auto" and every missing one of the run's `values` filled in.
 
     `local_size`: ranks of this node. Raises InputError, with both values, where the file contradicts the run
     config, and for an "auto" that nothing here can fill.
@@ -154,14 +158,14 @@ def fill_ds_config(
         if fixed:
             raise InputError(f"--ds: scheduler.params {fixed}: the run config owns the schedule: remove the block")
     owned: dict[tuple[str, ...], Any] = {
-        ("train_batch_size",): global_batch_size,
-        ("train_micro_batch_size_per_gpu",): micro_batch_size,
-        ("gradient_accumulation_steps",): accumulation,
-        ("gradient_clipping",): max_grad_norm,
-        ("bf16", "enabled"): dtype == "bfloat16",
-        ("fp16", "enabled"): dtype == "float16",
-        ("optimizer", "params", "lr"): learning_rate,
-        ("optimizer", "params", "weight_decay"): weight_decay,
+        ("train_batch_size",): values.global_batch_size,
+        ("train_micro_batch_size_per_gpu",): values.micro_batch_size,
+        ("gradient_accumulation_steps",): values.accumulation,
+        ("gradient_clipping",): values.max_grad_norm,
+        ("bf16", "enabled"): values.dtype == "bfloat16",
+        ("fp16", "enabled"): values.dtype == "float16",
+        ("optimizer", "params", "lr"): values.learning_rate,
+        ("optimizer", "params", "weight_decay"): values.weight_decay,
     }
     # Unless the file wants DeepSpeed's own Adam, which it would compile at the first start.
     filled.setdefault("optimizer", {}).setdefault("params", {}).setdefault("torch_adam", True)

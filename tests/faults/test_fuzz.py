@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from snake_dist.files import MANIFEST, sha256_of
 from snake_dist.model.base import choose_dtype
 from snake_dist.run.config import RunConfig, parse_run_config
 from snake_dist.zero.config import build_ds_config, fill_ds_config, read_ds_config
-from tests.support.runs import OWNED_BY_RUN
+from tests.support.runs import RUN_VALUES
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
@@ -97,7 +98,7 @@ def test_deepspeed_json(place, config):
     try:
         given_config = read_ds_config(str(path))
         dtype = choose_dtype("auto", given_config)
-        filled = fill_ds_config(given_config, dtype=dtype, **OWNED_BY_RUN)
+        filled = fill_ds_config(given_config, replace(RUN_VALUES, dtype=dtype), hidden_size=64)
     except InputError as problem:
         one_line(problem)
         return

@@ -67,10 +67,10 @@ def dump_parameters(path: str) -> None:
 
     real = run_training.run_steps
 
-    def run_steps(engine: Any, *positional: Any, **named: Any) -> None:
-        real(engine, *positional, **named)
+    def run_steps(trainer: Any, **named: Any) -> None:
+        real(trainer, **named)
         digest = hashlib.sha256()
-        for parameter in engine.module.parameters():
+        for parameter in trainer.engine.module.parameters():
             if parameter.requires_grad:
                 digest.update(parameter.detach().float().numpy().tobytes())
         Path(path).write_text(digest.hexdigest())

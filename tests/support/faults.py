@@ -43,10 +43,10 @@ def record_ids(path: str) -> None:
 
     real_step = loop.training_step
 
-    def training_step(engine: Any, dataset: Any, ids: Any, *positional: Any, **named: Any) -> Any:
+    def training_step(trainer: Any, ids: Any, *, step: int) -> Any:
         with open(path, "a") as file:
-            file.write(json.dumps([named["step"] + 1, [int(i) for i in ids]]) + "\n")
-        return real_step(engine, dataset, ids, *positional, **named)
+            file.write(json.dumps([step + 1, [int(i) for i in ids]]) + "\n")
+        return real_step(trainer, ids, step=step)
 
     replace(loop, "training_step", training_step)
 

@@ -25,7 +25,7 @@ def step_messages(config: sd.RunConfig) -> dict[str, tuple[int, int]]:
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import training_step
+    from snake_dist.training.loop import Trainer, training_step
     from snake_dist.zero.engine import start_engine
 
     totals: Counter[str] = Counter()
@@ -44,11 +44,12 @@ def step_messages(config: sd.RunConfig) -> dict[str, tuple[int, int]]:
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
     engine = start_engine(model, run.ds_config)
+    trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training)
     for step in range(2):
         totals.clear()
         calls.clear()
         ids = run.stream.step_examples(step)
         with Count():
-            training_step(engine, run.data.dataset, ids, run.share, seed=0, step=step, collate=collate)
+            training_step(trainer, ids, step=step)
     engine.destroy()
     return {name: (totals[name], calls[name]) for name in totals}

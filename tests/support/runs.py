@@ -9,17 +9,17 @@ from typing import Any
 import snake_dist as sd
 from snake_dist.data.generation import generate
 from snake_dist.data.generation_config import GenerationConfig
+from snake_dist.zero.config import RunValues
 
-OWNED_BY_RUN: dict[str, Any] = {
-    "global_batch_size": 16,
-    "micro_batch_size": 4,
-    "accumulation": 2,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "hidden_size": 64,
-}
-"""What `fill_ds_config` is told of a run, but for the dtype."""
+RUN_VALUES = RunValues(
+    dtype="bfloat16",
+    global_batch_size=16,
+    micro_batch_size=4,
+    accumulation=2,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+)
 
 
 def tiny_data(directory: Path, **overrides: Any) -> Path:

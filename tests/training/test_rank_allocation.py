@@ -88,7 +88,7 @@ def ours(configs):
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import run_steps
+    from snake_dist.training.loop import Trainer, run_steps
     from snake_dist.training.rank_allocation import rank_allocation
     from snake_dist.zero.engine import start_engine
     from snake_dist.zero.parameters import whole_parameter
@@ -107,10 +107,8 @@ def ours(configs):
                 total = metrics["train/loss"] + 0.5 * metrics["train/orthogonality"]
                 losses.append((total, metrics["train/grad_norm"]))
 
-        run_steps(
-            engine, run.data.dataset, run.stream, run.share, config.training,
-            num_steps=run.num_steps, collate=collate, log=log, evaluate=lambda _step: {}, allocation=allocation,
-        )  # fmt: skip
+        trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, config.training, allocation)
+        run_steps(trainer, log=log, evaluate=lambda _step: {})
         masters = {name: whole_parameter(engine, p).tolist() for name, p in allocation.parameters.items()}
         state = {name: tensor.tolist() for name, tensor in allocation.state().items()}
         tensors = gather_adapter(model)

@@ -8,9 +8,8 @@ from snake_dist.errors import InputError
 from snake_dist.zero import keys as ds_keys
 from snake_dist.zero.config import FILES, build_ds_config, check_pair, fill_ds_config, read_ds_config
 from tests.support.processes import ROOT
-from tests.support.runs import OWNED_BY_RUN
+from tests.support.runs import RUN_VALUES
 
-RUN = {"dtype": "bfloat16", **OWNED_BY_RUN}
 # As in the documentation of the Hugging Face Trainer's DeepSpeed integration.
 HF_STYLE = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16},
@@ -76,7 +75,7 @@ def test_known_keys_are_deepspeeds_own(monkeypatch):
 @pytest.mark.parametrize("given", [HF_STYLE, {}, *(build_ds_config(**choices) for choices in FILES.values())])
 def test_run_config_fills_what_it_owns(given):
     before = json.dumps(given)
-    filled = fill_ds_config(given, **RUN)
+    filled = fill_ds_config(given, RUN_VALUES, hidden_size=64)
     assert json.dumps(given) == before
     assert '"auto"' not in json.dumps(filled)
     assert "scheduler" not in filled
@@ -101,15 +100,18 @@ def test_run_config_fills_what_it_owns(given):
 )
 def test_contradictions_name_both_values(given, message):
     with pytest.raises(InputError, match=message):
-        fill_ds_config(given, **RUN)
+        fill_ds_config(given, RUN_VALUES, hidden_size=64)
 
 
 def test_shards_within_a_node_divide_its_ranks():
     hpz = build_ds_config(3, nodes=2)
-    assert fill_ds_config(hpz, **RUN, local_size=8)["zero_optimization"]["zero_hpz_partition_size"] == 8
+    assert (
+        fill_ds_config(hpz, RUN_VALUES, hidden_size=64, local_size=8)["zero_optimization"]["zero_hpz_partition_size"]
+        == 8
+    )
     hpz["zero_optimization"]["zero_hpz_partition_size"] = 3
     with pytest.raises(InputError, match="zero_hpz_partition_size 3 does not divide the 8 ranks"):
-        fill_ds_config(hpz, **RUN, local_size=8)
+        fill_ds_config(hpz, RUN_VALUES, hidden_size=64, local_size=8)
 
 
 @pytest.mark.parametrize(
