@@ -1,19 +1,24 @@
-"""A job -> sbatch text: one pure function, `render`. Every value is checked against an allow-list and quoted."""
+"""A job -> sbatch text: one pure function, `render`. Every value is checked against an allow-list and quoted.
+
+What all jobs share is in `assets/*.sh`. These hold no value of a job: what varies are the shell variables set above
+them.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, check, ranks_per_node, split_output_dir, world_size
-from snake_dist.cluster.slurm_steps import PORT, PREEMPTIBLE_STEP, STEP
 
-# What a job gets of the submitting environment besides --env: no key, token or proxy is among them.
 EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
+"""Variables of the submitting environment that a job receives besides --env: no key, token or proxy is among them."""
+ASSETS = Path(__file__).parent / "assets"
 
 
 def render(job: Job, flags: list[str]) -> str:
-    """The sbatch script of `job`, whose program gets `flags`. Pure. Raises InputError as `check` does."""
+    """Return the sbatch script of `job`, whose program receives `flags`. Raises InputError as `check` does."""
     check(job)
     is_train = job.program == TRAIN
     lines = [
@@ -32,10 +37,17 @@ def render(job: Job, flags: list[str]) -> str:
         own = ['    "${extra[@]}"', '    --output-dir "$run"']
     lines += ["command=(", *_laid_out([job.program, *flags]), *own, ")"]
     if world_size(job) > 1:
-        lines += [f"nodes={job.nodes} ranks_per_node={ranks_per_node(job)}", PORT]
+        # Two jobs on one node must not meet, and a port held by a silent listener would hang the ranks: the script
+        # binds it before use. Rank 0 is on the node that runs the script: nobody has to find the host by its name, and
+        # the script reads on its own node what rank 0 has written. torchrun takes the node's rank from PET_NODE_RANK.
+        lines += [f"nodes={job.nodes} ranks_per_node={ranks_per_node(job)}", "", _shared("rendezvous")]
     else:
         lines += ['program=("${python[@]}")']
-    return "\n".join([*lines, PREEMPTIBLE_STEP if is_train else STEP])
+    return "\n".join([*lines, "", _shared("preemptible_step" if is_train else "step"), ""])
+
+
+def _shared(name: str) -> str:
+    return (ASSETS / f"{name}.sh").read_text(encoding="utf-8").removesuffix("\n")
 
 
 def _directives(job: Job) -> list[tuple[str, str | int | None]]:
@@ -71,7 +83,7 @@ def _directive(name: str, value: str | int | None) -> str:
 
 
 def _setup(job: Job) -> list[str]:
-    """Modules, environment, interpreter. They come before `set -u`, which module files and `activate` may not bear."""
+    """Set modules, environment, interpreter: before `set -u`, under which module files and `activate` may fail."""
     settings = [item.partition("=") for item in job.env if "=" in item]
     if not any(name == "OMP_NUM_THREADS" for name, _, _ in settings):
         settings.insert(0, ("OMP_NUM_THREADS", "=", str(job.cpus_per_rank)))
@@ -85,7 +97,7 @@ def _setup(job: Job) -> list[str]:
 
 
 def _run_lines(job: Job, run: str) -> list[str]:
-    """Which run this is: its directory, the flags of this array task, the name that `scontrol` knows it by."""
+    """Name the run: its directory, the flags of this array task, the id that `scontrol` knows it by."""
     tasks = array_tasks(job)
     if not tasks:
         return [f"run={shlex.quote(run)} extra=() job=$SLURM_JOB_ID"]
@@ -99,7 +111,7 @@ def _run_lines(job: Job, run: str) -> list[str]:
 
 
 def _laid_out(words: list[str]) -> list[str]:
-    """Shell-quoted words, a line for each flag with its values."""
+    """Quote the words for the shell, and write each flag with its values on a line."""
     lines: list[str] = []
     for word in words:
         if lines and not word.startswith("--"):

@@ -1,46 +1,6 @@
-"""The fixed parts of a batch script. They hold no value of a job: what varies are the shell variables set above them.
-
-PREEMPTIBLE_STEP expects: command, program (arrays), run, job. STEP expects: command, program. PORT, which sets program
-for several ranks, expects: python, nodes, ranks_per_node.
-"""
-
-from __future__ import annotations
-
-STEP = """
-# shellcheck disable=SC2016
-srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \\
-    bash -c 'export PET_NODE_RANK=$SLURM_NODEID; exec "$@"' step "${program[@]}" "${command[@]}"
-"""
-
-# Two jobs on one node must not meet, and a port held by a silent listener would hang the ranks: bind before use.
-# Rank 0 is on the node that runs this script: nobody has to find the host by its name, and the script reads on its
-# own node what rank 0 has written. torchrun takes the node's rank from PET_NODE_RANK.
-PORT = """
-MASTER_ADDR=$(scontrol -o show node "$SLURMD_NODENAME" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')
-MASTER_PORT=$("${python[@]}" -c '
-import socket, sys
-for i in range(100):
-    port = 20000 + (int(sys.argv[1]) + 101 * i) % 10000
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            continue
-    print(port)
-    break
-else:
-    sys.exit("no free port from 20000 to 29999")
-' "$SLURM_JOB_ID") || exit 1
-program=(
-    "${python[@]}" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$ranks_per_node"
-    --rdzv-backend=static --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT"
-    --max-restarts=0 --signals-to-handle=SIGINT
-)"""
-
-PREEMPTIBLE_STEP = """
 newest_checkpoint() { local all=("$run"/checkpoints/step-????????); basename "${all[-1]}"; }
 stuck() {  # two restarts of this job began where the run still stands
-    awk -v job="$job" -v at="$(newest_checkpoint)" \\
+    awk -v job="$job" -v at="$(newest_checkpoint)" \
         '$1 == job && $2 > 0 && $4 == at { starts++ } END { exit !(starts >= 2) }' "$run.starts"
 }
 give_up() { echo "no progress in two restarts: not queued again" >&2; exit 1; }
@@ -68,7 +28,7 @@ trap : TERM
 
 # SLURM_EXPORT_ENV would strip the step's environment, and srun does not inherit --cpus-per-task: both are said.
 # shellcheck disable=SC2016
-srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=600 \\
+srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=600 \
     bash -c 'trap "" USR1 TERM; export PET_NODE_RANK=$SLURM_NODEID; exec "$@"' step "${program[@]}" "${command[@]}" &
 child=$!
 while kill -0 "$child" 2> /dev/null; do wait "$child"; done
@@ -76,7 +36,7 @@ wait "$child"
 code=$?
 
 # Exit codes of workers do not pass torchrun: what counts is the marker that this start has written.
-state=$(sed -n 's/.*"state": *"\\([a-z]*\\)".*/\\1/p' "$run/status.json" 2> /dev/null | head -n 1)
+state=$(sed -n 's/.*"state": *"\([a-z]*\)".*/\1/p' "$run/status.json" 2> /dev/null | head -n 1)
 if [ "$state" = stopped ] && [ "$(cat "$run/status.json")" != "$before" ]; then
     stuck && give_up
     # A job that was cancelled has stopped as well, and must stay so.
@@ -91,4 +51,3 @@ if [ "$state" = stopped ] && [ "$(cat "$run/status.json")" != "$before" ]; then
     exit 1
 fi
 exit "$code"
-"""
