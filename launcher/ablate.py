@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.cluster import sbatch as queue
+from snake_dist.cluster import sbatch
 from snake_dist.cluster.local import run_all
 from snake_dist.cluster.slurm import render
 
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     if flags.slurm:
         queued: dict[str, str] = {}
         for job, program_flags in jobs:
-            queued[job.job_name] = queue.write_and_submit(job, program_flags, queued)
-            print(queue.receipt(job, program_flags, queued[job.job_name]))
+            queued[job.job_name] = sbatch.write_and_submit(job, program_flags, queued)
+            print(sbatch.receipt(job, program_flags, queued[job.job_name]))
         return
     if not flags.table:
         code = run_all(pending(ablation), keep_going=True)

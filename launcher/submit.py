@@ -1,4 +1,4 @@
-"""Run a job on Slurm, on this machine (--local) or on the hosts of a file (--hostfile). Flags after -- are train.py's.
+"""Run a job on Slurm, on this machine (--local) or on the hosts of a file (--hostfile). train.py's flags follow --.
 
 python launcher/submit.py --job-name NAME --nodes 2 --gpus-per-node 4 --time 04:00:00 -- --ds ds_configs/zero2.json
 python launcher/submit.py --recipe slurm/recipes/single_node.yaml --dry-run
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.cluster import sbatch as queue
-from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete, world_size
+from snake_dist.cluster import sbatch
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete_job, world_size
 from snake_dist.cluster.local import commands_for, run_all
 from snake_dist.cluster.slurm import render
 from snake_dist.cluster.status import describe
@@ -26,25 +26,25 @@ from snake_dist.run.config import check_run_flags
 
 @dataclass(frozen=True)
 class Submit:
-    """Queue a job with Slurm, or run it without. `submit.py status JOB_OR_DIRECTORY ...` tells how jobs stand."""
+    """Queue a job on Slurm, or run it without. `submit.py status JOB_OR_DIRECTORY ...` shows the state of jobs."""
 
     job: Job = field(default_factory=Job)
     recipe: Path | None = None
-    """YAML with these flags, and under `run` those of the program; flags given here win."""
+    """YAML file with these flags and, under `run`, those of the program; flags of the command line win."""
     dry_run: bool = False
-    """Print the script, or the command, and do nothing."""
+    """Print the script or the command, and run nothing."""
     test_only: bool = False
-    """Ask Slurm whether it would take the job, and queue nothing."""
+    """Ask Slurm whether it would accept the job, and queue nothing."""
     local: bool = False
-    """Run here and now, with the ranks of one node."""
+    """Run at once on this machine, with the ranks of one node."""
     launcher: Literal["torchrun", "deepspeed"] = "torchrun"
-    """What starts the ranks with --local; --hostfile needs deepspeed."""
+    """Launcher of the ranks with --local; --hostfile needs deepspeed."""
     hostfile: Path | None = None
-    """Lines HOST slots=GPUS: run on these hosts, through the deepspeed launcher and ssh, without Slurm."""
+    """File with lines HOST slots=GPUS: run on these hosts without Slurm, through the deepspeed launcher and ssh."""
 
 
 def read_jobs(argv: list[str]) -> list[tuple[Submit, Job, list[str]]]:
-    """(how, what, the program's flags) of each job, all checked: nothing is queued if one is wrong."""
+    """Return (submit.py's flags, the job, the program's flags) of each job, once all are checked. Raises InputError."""
     at = argv.index("--") if "--" in argv else len(argv)
     own, given = argv[:at], argv[at + 1 :]
     recipe = parse_dataclass(Submit, own).recipe
@@ -52,7 +52,7 @@ def read_jobs(argv: list[str]) -> list[tuple[Submit, Job, list[str]]]:
     jobs = []
     for flags, program_flags in parts:
         submit = parse_dataclass(Submit, [*flags, *own])
-        job = complete(submit.job, datetime.now(), sys.executable)
+        job = complete_job(submit.job, datetime.now(), sys.executable)
         for _, own_flags in (array_tasks(job) or [("", [])]) if job.program == TRAIN else []:
             check_run_flags([*program_flags, *own_flags], world_size(job))
         jobs.append((submit, job, program_flags))
@@ -74,10 +74,10 @@ def main(argv: list[str]) -> None:
         elif submit.dry_run:
             print(render(job, flags), end="")
         elif submit.test_only:
-            print(queue.test_only(render(job, flags)))
+            print(sbatch.test_only(render(job, flags)))
         else:
-            queued[job.job_name] = queue.write_and_submit(job, flags, queued)
-            print(queue.receipt(job, flags, queued[job.job_name]))
+            queued[job.job_name] = sbatch.write_and_submit(job, flags, queued)
+            print(sbatch.receipt(job, flags, queued[job.job_name]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.cli import parse_dataclass
-from snake_dist.cluster.job import Job, array_tasks, complete
+from snake_dist.cluster.job import Job, array_tasks, complete_job
 from snake_dist.errors import InputError
 from snake_dist.recipes import as_mapping, dashed, flags_of, read_recipe_mapping
 from snake_dist.run.config import RunConfig
@@ -92,7 +92,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
         variants=tuple(f"{setting}={shlex.join(flags)}" for setting, (_, flags) in settings.items()),
         seeds=_seeds(spec.get("seeds", ["0"]), f"{path}: seeds"),
     )
-    job = complete(job, datetime.now(), this_python)
+    job = complete_job(job, datetime.now(), this_python)
     common = [*flags_of(base, f"{path}: base"), *([] if "wandb-group" in base else ["--wandb-group", name])]
     names = zip(itertools.product(settings, job.seeds), array_tasks(job), strict=True)
     return Ablation(

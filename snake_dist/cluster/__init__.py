@@ -1,1 +1,1 @@
-"""Which rank this process is, and what all ranks agree on. Imports no other room."""
+"""The ranks of a run, the signals that stop it, and the jobs that run it on a cluster."""

@@ -1,4 +1,4 @@
-"""What a job is: a typed, checked description. `cluster.slurm` writes it as a batch script."""
+"""A job: a typed, checked description, which `cluster.slurm` writes as a batch script."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ LOGS = "logs/slurm"
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one array of equal jobs."""
+    """One job, or an array of jobs that differ only in the flags of their runs."""
 
     job_name: str = ""
-    """Letters, digits, . _ -."""
+    """Name of the job: letters, digits, . _ -."""
     nodes: int = 1
-    """Machines."""
+    """Number of nodes."""
     gpus_per_node: int = 0
-    """GPUs asked for on each node; 0: none, a run on CPUs."""
+    """GPUs on each node; 0 runs on CPUs."""
     ranks_per_node: int | None = None
-    """Training processes on each node; default: one a GPU, one without GPUs."""
+    """Training processes on each node; default: one per GPU, or one without GPUs."""
     cpus_per_rank: int = 4
     """CPU cores for each rank."""
     memory: str | None = None
-    """Memory per node: a number with K, M, G or T; default: what the partition gives."""
+    """Memory per node: a number with K, M, G or T; default: the partition's."""
     time: str = "04:00:00"
-    """Time limit as Slurm writes it: MINUTES, H:M:S, D-H, D-H:M:S."""
+    """Time limit in Slurm's format: MINUTES, H:M:S, D-H, D-H:M:S."""
     signal_before_s: int = 300
-    """Seconds before the time limit at which training is told to save and is queued again; Slurm rounds to minutes."""
+    """Seconds before the time limit at which training saves and is queued again; Slurm rounds them to minutes."""
     partition: str | None = None
-    """Partition, or several with commas; default: the cluster's."""
+    """Partition, or several separated by commas; default: the cluster's."""
     account: str | None = None
-    """Account that pays."""
+    """Account to charge."""
     qos: str | None = None
     """Quality of service."""
     constraint: str | None = None
-    """Node features, as for sbatch."""
+    """Node features, in the syntax of sbatch."""
     exclusive: bool = False
-    """Whole nodes: nobody else's jobs on them."""
+    """Reserve whole nodes: no other job runs on them."""
     modules: tuple[str, ...] = ()
     """Environment modules to load."""
     venv: str | None = None
     """Virtual environment to activate; its `python` runs the program."""
     container: str | None = None
-    """Words put before python on every node, such as "apptainer exec --nv image.sif"."""
+    """Command to put before python on every node, such as "apptainer exec --nv image.sif"."""
     python: str = ""
-    """Interpreter on the nodes; default: the venv's, the container's or the modules' `python`, else this one."""
+    """Python interpreter on the nodes; default: `python` of the venv, the container or the modules, else this one."""
     env: tuple[str, ...] = ()
-    """NAME: pass the variable on to the job (Slurm stores its value); NAME=VALUE: set it, readable in the script."""
+    """NAME passes the variable to the job (Slurm stores its value); NAME=VALUE sets it (the script shows the value)."""
     seeds: tuple[int, ...] = ()
-    """An array with one run a seed."""
+    """Submit an array with one run per seed."""
     variants: tuple[str, ...] = ()
-    """An array with one run a variant, each "NAME=FLAGS", such as "dora=--adapter dora --rank 8"; times the seeds."""
+    """Submit an array with one run per variant, each "NAME=FLAGS" such as "dora=--adapter dora", and per seed."""
     after: tuple[str, ...] = ()
-    """Start only after these: job ids, or names of earlier jobs of the recipe."""
+    """Start only after these jobs: job ids, or names of earlier jobs of the recipe."""
     after_kind: Literal["afterok", "afterany"] = "afterok"
-    """afterok: all succeeded, else this job is removed; afterany: all ended, however."""
+    """afterok: start once all of them succeeded, or remove this job; afterany: start once all of them ended."""
     directory: str = ""
-    """Where script, logs and run go; default: logs/slurm/JOB_NAME_TIMESTAMP."""
+    """Directory of the script, the logs and the run; default: logs/slurm/JOB_NAME_TIMESTAMP."""
     program: str = TRAIN
-    """Program of the repository. Only launcher/train.py and play.py run on several ranks; only train.py is queued
-    again."""
+    """Program of the repository to run. Only launcher/train.py and launcher/play.py run on several ranks; only train.py
+    is queued again."""
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
@@ -93,8 +93,8 @@ _ALLOWED = {
 }
 
 
-def check(job: Job) -> None:
-    """Raise InputError for a value that no job can have, or that could be read as anything but a value."""
+def check_job(job: Job) -> None:
+    """Raise InputError for a value that no job can have, or that bash or Slurm could read as more than a value."""
     for field in fields(job):
         flag, value = f"--{field.name.replace('_', '-')}", getattr(job, field.name)
         for item in value if isinstance(value, tuple) else [] if value is None else [value]:
@@ -103,32 +103,32 @@ def check(job: Job) -> None:
     check_at_least(job, nodes=1, gpus_per_node=0, ranks_per_node=1, cpus_per_rank=1, signal_before_s=60, seeds=0)
     if ranks_per_node(job) > 1 and job.gpus_per_node and ranks_per_node(job) != job.gpus_per_node:
         raise InputError(
-            f"--ranks-per-node {job.ranks_per_node}: one rank a GPU, --gpus-per-node is {job.gpus_per_node}"
+            f"--ranks-per-node {job.ranks_per_node}: must equal --gpus-per-node {job.gpus_per_node}, one rank per GPU"
         )
     if world_size(job) > 1 and job.program not in (TRAIN, PLAY):
         raise InputError(
-            f"--program {job.program} with {world_size(job)} ranks: only {TRAIN} and {PLAY} run on several; "
-            "--ranks-per-node 1"
+            f"--program {job.program} with {world_size(job)} ranks: only {TRAIN} and {PLAY} run on several "
+            "ranks; use --ranks-per-node 1"
         )
     if time_limit_s(job.time) < job.signal_before_s + 60:
         raise InputError(
-            f"--time {job.time}: more than --signal-before-s {job.signal_before_s} and a minute, or nothing is trained"
+            f"--time {job.time}: must be at least a minute longer than --signal-before-s {job.signal_before_s}"
         )
     names = [name for name, _ in array_tasks(job)]
     if len(set(names)) < len(names):
-        raise InputError(f"--variants, --seeds: two runs of the array are called {max(names, key=names.count)}")
+        raise InputError(f"--variants, --seeds: two runs of the array have the name {max(names, key=names.count)}")
 
 
-def complete(job: Job, now: datetime, this_python: str) -> Job:
-    """The job with its defaults filled in, checked. Raises InputError."""
+def complete_job(job: Job, now: datetime, this_python: str) -> Job:
+    """Fill in the job's defaults and check it. Raises InputError."""
     job = replace(
         job,
         directory=job.directory or f"{LOGS}/{job.job_name}_{now:%Y%m%d_%H%M%S}",
         python=job.python or ("python" if job.venv or job.container or job.modules else this_python),
     )
-    check(job)
+    check_job(job)
     if not Path(job.program).is_file():
-        raise InputError(f"--program {job.program}: no such file here: submit from the repository's root")
+        raise InputError(f"--program {job.program}: no such file: run submit.py in the repository's root")
     return job
 
 
@@ -140,9 +140,9 @@ def world_size(job: Job) -> int:
     return job.nodes * ranks_per_node(job)
 
 
-def time_limit_s(time: str) -> int:
-    """Seconds of a Slurm time limit (the forms that `man sbatch` lists under --time)."""
-    days, dash, rest = time.rpartition("-")
+def time_limit_s(limit: str) -> int:
+    """Convert a Slurm time limit, in any format that `man sbatch` lists under --time, to seconds."""
+    days, dash, rest = limit.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:  # D-H[:M[:S]]
         hours, minutes, seconds = (*parts, 0, 0)[:3]
@@ -152,7 +152,7 @@ def time_limit_s(time: str) -> int:
 
 
 def array_tasks(job: Job) -> list[tuple[str, list[str]]]:
-    """(name of the run, its own flags) of each array task; [] if the job is no array. Raises InputError."""
+    """Return (name of the run, its own flags) of each array task; [] unless the job is an array. Raises InputError."""
     try:
         variants = [(name, shlex.split(flags)) for name, _, flags in (item.partition("=") for item in job.variants)]
     except ValueError as problem:
@@ -168,7 +168,10 @@ def array_tasks(job: Job) -> list[tuple[str, list[str]]]:
 
 
 def split_output_dir(job: Job, flags: list[str]) -> tuple[str, list[str]]:
-    """(the run's directory, train.py's flags without it and with --resume); an array's tasks have theirs below it."""
+    """Return the run's directory, and train.py's flags without it and with --resume.
+
+    The tasks of an array have their directories below it. Raises InputError.
+    """
     owned = ("--output-dir=", "--resume=")
     flags = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith(owned) else [flag])]
     flags = flags if "--resume" in flags else [*flags, "--resume", "auto"]
@@ -176,5 +179,5 @@ def split_output_dir(job: Job, flags: list[str]) -> tuple[str, list[str]]:
         return f"{job.directory}/run", flags
     at = flags.index("--output-dir")
     if at + 1 == len(flags) or not re.fullmatch(_PATH, flags[at + 1]):
-        raise InputError("--output-dir: a path without quotes, backslashes, % or # is expected after it")
+        raise InputError("--output-dir: must be followed by a path without quotes, backslashes, % or #")
     return flags[at + 1].rstrip("/"), flags[:at] + flags[at + 2 :]

@@ -1,4 +1,4 @@
-"""The same run without Slurm: command lines for this machine, or for the hosts of a hostfile."""
+"""A job without Slurm: command lines for this machine, or for the hosts of a hostfile."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from snake_dist.errors import InputError
 
 
 def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | None) -> list[list[str]]:
-    """A command for the job, or for each task of an array: on the hosts of the file, else on this machine.
+    """Return the command of the job, or of each task of an array: on the hosts of the file, or on this machine.
 
-    This machine runs one node's ranks: the global batch does not depend on their number, so the run trains on
-    the same examples. Raises InputError for a hostfile that does not hold the job's nodes.
+    This machine runs the ranks of one node: the global batch does not depend on their number, so the run trains on
+    the same examples. Raises InputError for a hostfile that does not have the job's nodes.
     """
     ranks = str(ranks_per_node(job))
     if hostfile:
@@ -39,10 +39,10 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
 
 
 def start_ranks(launcher: str, num_ranks: int) -> list[str]:
-    """What stands before a program that runs on so many ranks of this machine.
+    """Return the words before a program that start it on this many ranks of this machine.
 
-    torchrun gives each rank one thread, unless told otherwise: it is told to share this process's threads among them,
-    which are as many as OMP_NUM_THREADS says (a Slurm job sets it) or as it has cores.
+    By default torchrun gives each rank one thread. Here each rank gets an equal share of this process's threads: of
+    OMP_NUM_THREADS if it is set, as in a Slurm job, or of the usable cores.
     """
     if num_ranks == 1:
         return [sys.executable]
@@ -55,26 +55,26 @@ def start_ranks(launcher: str, num_ranks: int) -> list[str]:
 
 
 def check_hostfile(hostfile: Path, job: Job) -> None:
-    """Raise InputError unless the file has the job's nodes and ranks: deepspeed goes on without a missing file."""
+    """Raise InputError unless the file has the job's nodes and ranks. deepspeed itself ignores a missing file."""
     try:
         lines = [line.strip() for line in hostfile.read_text(encoding="utf-8").splitlines()]
     except OSError as problem:
         raise InputError(f"--hostfile {hostfile}: {problem.strerror}") from None
     hosts = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
     for number, line in hosts:
-        found = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\s+slots=(\d+)", line)
-        if not found:
-            raise InputError(f"--hostfile {hostfile}:{number}: {line!r}: HOST slots=GPUS is expected")
-        if int(found[1]) < ranks_per_node(job):
-            raise InputError(f"--hostfile {hostfile}:{number}: {line!r} for {ranks_per_node(job)} ranks a node")
+        match = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\s+slots=(\d+)", line)
+        if not match:
+            raise InputError(f"--hostfile {hostfile}:{number}: {line!r}: must be HOST slots=GPUS")
+        if int(match[1]) < ranks_per_node(job):
+            raise InputError(f"--hostfile {hostfile}:{number}: {line!r}: must have slots={ranks_per_node(job)} or more")
     if len(hosts) < job.nodes:
         raise InputError(f"--hostfile {hostfile}: {len(hosts)} hosts for --nodes {job.nodes}")
 
 
 def run_all(commands: Iterable[list[str]], *, keep_going: bool = False) -> int:
-    """Run the commands one after another; the exit code of the first that failed, or 0.
+    """Run the commands one after another, and return the exit code of the first that failed, or 0.
 
-    A failure ends it, unless it is to `keep_going`. SIGTERM goes on to the command that runs, and no other is started.
+    Without `keep_going` the first failure is the end. SIGTERM is passed on to the running command, and is the end too.
     """
     first_failure, asked_to_stop = 0, False
     for command in commands:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they set a flag, and nothing else happens before the step's end."""
+"""Signals that ask a run to stop: they set a flag, which the run reads at the end of a step."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class StopFlag:
         return self.signal_name is not None
 
     def __enter__(self) -> StopFlag:
-        """Catch SIGTERM and SIGUSR1 from now on. Does nothing outside the main thread, where none can be caught."""
+        """Catch SIGTERM and SIGUSR1 from now on. Do nothing outside the main thread, which alone can catch signals."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {name: signal.signal(name, self._set) for name in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let the signals do again what they did before."""
+        """Restore the signal handlers from before."""
         for name, handler in self._previous.items():
             signal.signal(name, handler)  # type: ignore[arg-type]
         self._previous = {}

@@ -1,4 +1,4 @@
-"""What is asked of Slurm: submit, test, the facts of a job. Commands are argument lists; no shell reads them."""
+"""Slurm's commands: submit a job, test it, show its fields. They are argument lists, which no shell reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snake_dist.errors import InputError
 
 
 def make_directories(job: Job, flags: list[str]) -> None:
-    """Make the directories of logs and run. Slurm would fail a job whose log cannot be opened, without any log."""
+    """Create the directories of the logs and the run: a job whose log Slurm cannot open fails without a message."""
     run, _ = split_output_dir(job, flags)
     try:
         for path in (Path(job.directory), Path(run).parent, *([Path(run)] if array_tasks(job) else [])):
@@ -23,25 +23,25 @@ def make_directories(job: Job, flags: list[str]) -> None:
 
 
 def test_only(script: str) -> str:
-    """When Slurm would start the script, in its words. Raises InputError if it refuses."""
+    """Return Slurm's message on when it would start the script. Raises InputError if Slurm rejects it."""
     return _slurm(["sbatch", "--test-only"], script)[1]
 
 
 def write_and_submit(job: Job, flags: list[str], queued: dict[str, str]) -> str:
-    """Make directories and script, and queue it behind `job.after`; returns its job id.
+    """Create directories and script, queue the job behind `job.after`, and return its id.
 
-    `queued`: job name -> id of what the same recipe has queued before. Raises InputError if Slurm refuses.
+    `queued`: name -> id of the jobs that the same recipe has queued before. Raises InputError if Slurm rejects the job.
     """
     unknown = [name for name in job.after if name not in queued and not name.isdigit()]
     if unknown:
-        raise InputError(f"--after {unknown[0]}: no job id, and no earlier job of the recipe")
+        raise InputError(f"--after {unknown[0]}: neither a job id nor the name of an earlier job of the recipe")
     text = render(job, flags)
-    # Behind other jobs in the queue, sbatch alone takes a job that no node could ever run.
+    # Behind other jobs in the queue, sbatch alone accepts a job that no node can ever run.
     test_only(text)
     make_directories(job, flags)
     script_path(job).write_text(text, encoding="utf-8")
     after = ":".join(queued.get(name, name) for name in job.after)
-    # Without --kill-on-invalid-dep a job behind a failed one would wait for ever.
+    # Without --kill-on-invalid-dep a job behind a failed one waits for ever.
     dependency = [f"--dependency={job.after_kind}:{after}", "--kill-on-invalid-dep=yes"] if after else []
     try:
         printed, _ = _slurm(["sbatch", "--parsable", *dependency, str(script_path(job))])
@@ -56,7 +56,7 @@ def script_path(job: Job) -> Path:
 
 
 def receipt(job: Job, flags: list[str], job_id: str) -> str:
-    """What the user needs to know of a queued job."""
+    """Return the lines that tell the user where to look for a queued job."""
     lines = [f"job {job_id} ({job.job_name}) is queued", f"  log      {job.directory}/{job_id}.out"]
     if array_tasks(job):
         lines[1] = f"  logs     {job.directory}/{job_id}_0.out to {job_id}_{len(array_tasks(job)) - 1}.out"
@@ -68,7 +68,7 @@ def receipt(job: Job, flags: list[str], job_id: str) -> str:
 
 
 def job_facts(job: str) -> list[dict[str, str]]:
-    """What Slurm knows of a job, or of each task of an array; [] if it does not know it (any more)."""
+    """Return scontrol's fields of a job, or of each task of an array; [] if Slurm does not know the job (any more)."""
     try:
         shown, _ = _slurm(["scontrol", "-o", "show", "job", job])
     except InputError:
@@ -77,13 +77,16 @@ def job_facts(job: str) -> list[dict[str, str]]:
 
 
 def _slurm(command: list[str], stdin: str = "") -> tuple[str, str]:
-    """(stdout, stderr) of a Slurm command. SBATCH_* variables would overrule the script, and SLURM_* ones, inside
-    another job, would be carried into this one: both stay outside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))}
+    """Run a Slurm command and return its (stdout, stderr). Raises InputError.
+
+    The command receives no SBATCH_* variables, which would override the script, and no SLURM_* ones, which the job
+    would inherit from the job that submits it.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))}
     if "SLURM_CONF" in os.environ:
-        kept["SLURM_CONF"] = os.environ["SLURM_CONF"]
+        environment["SLURM_CONF"] = os.environ["SLURM_CONF"]
     try:
-        done = subprocess.run(command, input=stdin, env=kept, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise InputError(
             f"{command[0]}: not found on this machine; --dry-run prints the job, --local runs it"

@@ -10,7 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
-from snake_dist.cluster.job import TRAIN, Job, array_tasks, check, ranks_per_node, split_output_dir, world_size
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, check_job, ranks_per_node, split_output_dir, world_size
 
 EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
 """Variables of the submitting environment that a job receives besides --env: no key, token or proxy is among them."""
@@ -18,8 +18,8 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def render(job: Job, flags: list[str]) -> str:
-    """Return the sbatch script of `job`, whose program receives `flags`. Raises InputError as `check` does."""
-    check(job)
+    """Return the sbatch script of `job`, whose program receives `flags`. Raises InputError as `check_job` does."""
+    check_job(job)
     is_train = job.program == TRAIN
     lines = [
         "#!/bin/bash -l" if job.modules else "#!/bin/bash",
@@ -71,7 +71,7 @@ def _directives(job: Job) -> list[tuple[str, str | int | None]]:
         ("open-mode", "append"),
         ("export", ",".join([*EXPORTED, *names])),
         ("signal", f"B:USR1@{job.signal_before_s}" if is_train else None),
-        # A program that does not save must not start over on what it has half written.
+        # A program that does not save must not start again over its half-written output.
         ("requeue" if is_train else "no-requeue", ""),
     ]
     return [(name, value) for name, value in options if value is not None]
@@ -105,7 +105,7 @@ def _run_lines(job: Job, run: str) -> list[str]:
         f"    {index}) run={shlex.quote(f'{run}/{name}')} extra=({shlex.join(flags)}) ;;"
         for index, (name, flags) in enumerate(tasks)
     ]
-    # The last task of an array has the id of the whole array as its SLURM_JOB_ID: requeueing that would requeue all.
+    # The SLURM_JOB_ID of an array's last task is the id of the whole array: requeueing it would requeue all tasks.
     job_line = "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     return ['case "$SLURM_ARRAY_TASK_ID" in', *cases, "    *) exit 1 ;;", "esac", job_line]
 

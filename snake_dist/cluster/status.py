@@ -1,4 +1,4 @@
-"""How jobs and runs stand: what Slurm says, joined with what the run itself has written."""
+"""The state of jobs and runs: Slurm's fields of the job, joined with the files of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snake_dist.files import METRICS, RUN_FACTS, STATUS, SUMMARY
 
 
 def describe(name: str) -> str:
-    """Lines on a job (its id), a job's directory or a run's. Raises InputError if there is no such thing."""
+    """Return a line for each job and run of a job id, a job's directory or a run's directory. Raises InputError."""
     path = Path(name)
     if path.is_dir():
         runs = find_runs(path)
@@ -27,24 +27,23 @@ def describe(name: str) -> str:
         logs = [Path(fact["StdOut"]) for fact in facts] or sorted(Path(LOGS).glob(f"*/{name}.out"))
         if not facts and not logs:
             raise InputError(
-                f"{name}: Slurm knows no such job, and {LOGS}/*/{name}.out is not there: name its directory"
+                f"{name}: Slurm does not know this job, and {LOGS}/*/{name}.out does not exist: name its directory"
             )
         runs = [run for log in logs if (run := run_of_log(log))]
     else:
-        raise InputError(f"{name}: no such directory, and no job id")
+        raise InputError(f"{name}: neither a directory nor a job id")
     if not facts and not runs:
-        raise InputError(f"{name}: no run has started in it")
+        raise InputError(f"{name}: no run has started in this directory")
     return "\n".join([*map(job_line, facts), *run_table(runs)])
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """The run directories at or below this one: they hold a status.json."""
-    found = [path.parent for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}{STATUS}")]
-    return sorted(found)
+    """List the run directories at or below this one: those with a status.json."""
+    return sorted(path.parent for depth in ("", "*/", "*/*/") for path in directory.glob(f"{depth}{STATUS}"))
 
 
 def last_start(run: Path) -> list[str] | None:
-    """The last start that the batch script noted: [job, restart, unix time, newest checkpoint]."""
+    """Return the last start that the batch script recorded: [job, restart, unix time, newest checkpoint]."""
     try:
         return run.with_name(f"{run.name}.starts").read_text(encoding="utf-8").splitlines()[-1].split()
     except (OSError, IndexError):
@@ -52,18 +51,17 @@ def last_start(run: Path) -> list[str] | None:
 
 
 def run_of_log(log: Path) -> Path | None:
-    """The directory that the job's log names; None while there is no log."""
+    """Return the run's directory, which the job's log names; None while there is no log."""
     try:
-        found = re.search(
-            r"^run directory: (.+); job ", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
-        )
+        text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return Path(found[1]) if found else None
+    match = re.search(r"^run directory: (.+); job ", text, re.MULTILINE)
+    return Path(match[1]) if match else None
 
 
 def job_line(facts: dict[str, str]) -> str:
-    """One line on a job, from scontrol's fields."""
+    """Write one line on a job, from scontrol's fields."""
     job_id = facts["JobId"]
     if "ArrayJobId" in facts:
         job_id = f"{facts['ArrayJobId']}_{facts['ArrayTaskId']}"
@@ -76,7 +74,7 @@ def job_line(facts: dict[str, str]) -> str:
 
 
 def run_table(runs: list[Path]) -> list[str]:
-    """A line for each run, the lowest held-out loss first once there is one."""
+    """Write a line for each run, sorted by held-out loss; runs without one come last."""
     rows = [progress(run) for run in runs]
     rows.sort(key=lambda row: (row["held_out_loss"] is None, row["held_out_loss"] or 0.0))
     return [run_line(row) for row in rows]
@@ -94,7 +92,7 @@ def run_line(row: dict[str, Any]) -> str:
 
 
 def progress(run: Path) -> dict[str, Any]:
-    """State, step, losses and the seconds left, from status.json, metrics.jsonl and summary.json of the run."""
+    """Read state, step, losses and seconds left from the run's status.json, metrics.jsonl and summary.json."""
     status = _read_json(run / STATUS)
     logged = _read_metrics(run / METRICS)
     steps = [entry["step"] for entry in logged if "train/loss" in entry]
@@ -117,21 +115,21 @@ def progress(run: Path) -> dict[str, Any]:
 
 
 def _seconds_left(run: Path, step: int, num_steps: int) -> float | None:
-    """From this start's first step to the last logged line: so many steps in so many seconds. None without both."""
+    """Extrapolate from the steps and seconds between this start and the last logged line; None without both."""
     start = last_start(run)
     if start is None or not (run / METRICS).exists():
         return None
     first = int(start[3].removeprefix("step-")) if start[3].removeprefix("step-").isdigit() else 0
     if step <= first:
         return None
-    # run.json is written when the model is loaded; a start that has not got so far leaves the last one's.
+    # run.json is written once the model is loaded; until then it is that of the start before.
     loaded = (run / RUN_FACTS).stat().st_mtime if (run / RUN_FACTS).exists() else 0.0
     elapsed = (run / METRICS).stat().st_mtime - max(float(start[2]), loaded)
     return max(0.0, elapsed) / (step - first) * (num_steps - step)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The file's object; {} if it is not there. Writers replace these files whole."""
+    """Return the file's object; {} if the file does not exist. Writers replace these files whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -139,7 +137,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The log's whole lines: the last one may be on its way."""
+    """Return the log's complete lines: the last one may still be being written."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Ends a run that no longer moves, in bounded time, and names the rank that holds it up.
+"""A watchdog that ends a stuck run in bounded time and names the rank that holds it up.
 
-In a collective every rank waits for the one that is stuck, and none of them can say which. So each rank's own
-thread tells a key-value store, beside the process group, how far its main thread has got and that it still runs.
+In a collective every rank waits for the one that is stuck, and none of them knows which one that is. So a thread of
+each rank writes to a key-value store, beside the process group, that the rank runs and how far its main thread is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STUCK_EXIT_CODE = 1
 
 
 class Watchdog:
-    """Made on all ranks together. Call `beat` wherever the main thread gets on, `close` at the end."""
+    """All ranks create it together, call `beat` wherever the main thread makes progress, and `close` at the end."""
 
     def __init__(self, world: World, timeout_s: float, on_stuck: Callable[[str], None]) -> None:
-        """After `timeout_s` seconds in which no rank got on, each rank calls `on_stuck(reason)` and exits."""
+        """After `timeout_s` seconds without progress on any rank, each rank calls `on_stuck(reason)` and exits."""
         self._world, self._timeout_s, self._on_stuck = world, timeout_s, on_stuck
         self._interval_s = min(1.0, timeout_s / 8)
         self._beats = 0
@@ -32,7 +32,7 @@ class Watchdog:
         # Rank -> (its last message, when this process saw it change, by its own clock).
         self._seen: dict[int, tuple[str, float]] = {}
         self._last_change = time.monotonic()
-        self._other_has_said_why = False
+        self._other_rank_reports = False
         self._store: Any = None
         if world.size > 1:
             self._start()
@@ -44,21 +44,21 @@ class Watchdog:
         self._closed.set()
 
     def post_failure(self, reason: str) -> None:
-        """Tell the other ranks why this one leaves."""
+        """Tell the other ranks that this one fails, and why."""
         if self._store is not None:
             self._store.set(f"{self._prefix}/failed/{self._world.rank}", reason)
 
     def explain(self) -> str | None:
-        """Why a collective just failed: the silent rank's name. None if that is another rank's to say: the one that
-        failed and knows why, or the first of those that are left.
+        """Return why a collective just failed: the name of the silent rank. None if another rank reports it: the one
+        that failed and knows why, or the first of those that still run.
 
-        Takes a few seconds: a rank that died is known by its silence.
+        This takes a few seconds: a rank that died is recognized by its silence.
         """
         if self._store is None:
             return None
         deadline = time.monotonic() + 5 * self._interval_s
         while time.monotonic() < deadline:
-            if self._other_has_said_why:
+            if self._other_rank_reports:
                 return None
             time.sleep(self._interval_s / 4)
         self._closed.set()
@@ -78,14 +78,14 @@ class Watchdog:
             wait_for_workers=False,
             timeout=timedelta(seconds=10),
         )
-        self._tell()
+        self._write_beats()
         gather(None, self._world)  # now every rank's key exists
         self._last_change = time.monotonic()
-        # Two threads: a store that is stopped can block the one that asks it, not the one that decides.
+        # Two threads: a store that hangs can block the one that asks it, but not the one that decides.
         threading.Thread(target=self._listen, name="watchdog-listen", daemon=True).start()
         threading.Thread(target=self._decide, name="watchdog-decide", daemon=True).start()
 
-    def _tell(self) -> None:
+    def _write_beats(self) -> None:
         self._store.set(f"{self._prefix}/{self._world.rank}", f"{self._beats} {time.monotonic()}")
 
     def _listen(self) -> None:
@@ -95,10 +95,10 @@ class Watchdog:
         reasons = [f"{self._prefix}/failed/{rank}" for rank in ranks if rank != self._world.rank]
         while not self._closed.wait(self._interval_s):
             try:
-                self._tell()
+                self._write_beats()
                 messages = [message.decode() for message in self._store.multi_get(keys)]
-                self._other_has_said_why = any(self._store.check([reason]) for reason in reasons)
-            except Exception:  # no store: rank 0 or the launcher is gone or stuck, which time will tell
+                self._other_rank_reports = any(self._store.check([reason]) for reason in reasons)
+            except Exception:  # no store: rank 0 or the launcher is gone or stuck, which _decide notices
                 continue
             now = time.monotonic()
             for rank, message in enumerate(messages):
@@ -120,7 +120,7 @@ class Watchdog:
             return "the ranks' store does not answer: rank 0 or the launcher is stopped or dead"
         if silent:
             names = " and ".join(map(str, silent))
-            return f"rank {names} stopped, hung or died: nothing was heard for {silent_after_s:g} s"
+            return f"rank {names} stopped, hung or died: no sign of life for {silent_after_s:g} s"
         beats = {rank: int(message.split()[0]) for rank, (message, _) in self._seen.items()}
         behind = [rank for rank, count in beats.items() if count == min(beats.values())]
         if not behind or len(behind) == self._world.size:
@@ -133,9 +133,9 @@ class Watchdog:
 
     def _end(self) -> None:
         verdict = self._verdict(silent_after_s=self._timeout_s / 2)
-        reason = f"no rank got on for {self._timeout_s:g} s: {verdict}"
+        reason = f"no rank made progress for {self._timeout_s:g} s: {verdict}"
         self._on_stuck(reason)
-        # The first rank that still speaks says it, the others leave quietly.
+        # The first rank that still runs prints the reason, the others exit silently.
         speaking = self._speaking(silent_after_s=self._timeout_s / 2)
         if not speaking or self._world.rank == min(speaking):
             print(f"error: {reason}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Rank facts and the few collectives that are not about tensors.
+"""The ranks of a run: which one this process is, and the few collectives that are not about tensors.
 
-The facts come from the environment that deepspeed, torchrun and srun set. Plain `python` is a world of one.
+Rank and world size come from the environment that deepspeed, torchrun and srun set. Plain `python` is a world of one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from snake_dist.errors import InputError
 
 Value = TypeVar("Value")
 
-# Rank 0 may tokenize or play for long while the others wait in a collective.
 COLLECTIVE_TIMEOUT = timedelta(hours=6)
-# All ranks must have met by then.
+"""Long, because rank 0 may tokenize or play for hours while the others wait in a collective."""
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+"""All ranks must have met by then."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among all processes of the run."""
+    """This process's place among all processes of the run."""
 
     rank: int
     """0 <= rank < size, over all nodes."""
@@ -51,7 +51,7 @@ def world_from_environment() -> World:
     names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS") if under_srun else ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "0", "1"), strict=True)]
     if not all(value.isdigit() for value in values):
-        raise InputError(f"environment: {', '.join(names)} = {', '.join(values)}: whole numbers expected")
+        raise InputError(f"environment: {', '.join(names)} = {', '.join(values)}: must be whole numbers")
     # torchrun's name, DeepSpeed's, srun's.
     local_names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
     local_size = next((os.environ[name] for name in local_names if os.environ.get(name, "").isdigit()), values[2])
@@ -67,7 +67,7 @@ def world_from_environment() -> World:
 def start_process_group(world: World) -> None:
     """Join the process group: NCCL with CUDA, gloo on CPUs.
 
-    Raises InputError on rank 0 if it is to listen on a port that is taken.
+    Raises InputError on rank 0 if the port that it should listen on is taken.
     """
     import torch
 
@@ -75,7 +75,7 @@ def start_process_group(world: World) -> None:
         return
     _share_cores(world)
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # said aloud, DeepSpeed need not guess and warn
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unset, DeepSpeed would guess and warn
     import deepspeed
 
     # DeepSpeed would compile a shared-memory all-reduce for CPU ranks, anew at nearly every start (the flags
@@ -100,7 +100,7 @@ def start_process_group(world: World) -> None:
 
 
 def _check_port(world: World) -> None:
-    """Raise InputError if rank 0 cannot listen on MASTER_PORT: ranks that meet somebody else there would hang."""
+    """Raise InputError if rank 0 cannot listen on MASTER_PORT: ranks that connect to another process would hang."""
     if not world.is_main or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun listens itself
         return
     port = os.environ.get("MASTER_PORT", "")
@@ -110,7 +110,7 @@ def _check_port(world: World) -> None:
             probe.bind(("", int(port)))
     except (OSError, ValueError, OverflowError) as problem:
         if isinstance(problem, OSError) and problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-            return  # this machine cannot be asked in this way (no IPv6): not a reason to refuse
+            return  # the probe itself does not work on this machine (no IPv6), which says nothing of the port
         raise InputError(
             f"MASTER_PORT={port}: rank 0 cannot listen there on {socket.gethostname()} ({problem}): choose another "
             "port (deepspeed: --master_port)"
@@ -118,9 +118,9 @@ def _check_port(world: World) -> None:
 
 
 def _share_cores(world: World) -> None:
-    """Give each rank of this node its part of the cores, unless the user or torchrun has decided.
+    """Give each rank of this node an equal share of the cores, unless the user or torchrun has set OMP_NUM_THREADS.
 
-    The deepspeed launcher decides nothing, and two ranks with all cores each wait for each other's threads.
+    The deepspeed launcher does not set it, and two ranks with all cores each wait for each other's threads.
     """
     import torch
 
@@ -131,8 +131,8 @@ def _share_cores(world: World) -> None:
 def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False) -> Value:
     """Run `work` on rank 0 (or on the first rank of each node) and return rank 0's value on every rank.
 
-    Whatever InputError or OSError one of them raises is raised on all ranks, the latter as an InputError: no rank
-    is left waiting, and none goes on. Its message is on rank 0 alone, which says it once, under any launcher.
+    An InputError or OSError that `work` raises is raised on all ranks as an InputError, so that no rank waits and none
+    continues. Only rank 0's error has the message, so that it is printed once under any launcher.
     """
     value: Any = None
     error: InputError | None = None
@@ -151,7 +151,7 @@ def agree(world: World, work: Callable[[], Value], *, on_each_node: bool = False
 
 
 def gather(value: Value, world: World) -> list[Value]:
-    """The value of every rank, in rank order, on every rank. Values travel pickled between the run's own ranks."""
+    """Return the values of all ranks, in rank order, on every rank. The ranks exchange them pickled."""
     import torch
 
     if world.size == 1:

@@ -98,13 +98,13 @@ def test_ranks_of_torchrun_share_the_threads_of_one_process(monkeypatch, given, 
 HOSTFILES = {
     "": "0 hosts for --nodes 2",
     "one slots=4\n": "1 hosts for --nodes 2",
-    "one slots=4\ntwo slots=1\n": ":2: 'two slots=1' for 4 ranks a node",
+    "one slots=4\ntwo slots=1\n": ":2: 'two slots=1': must have slots=4",
     "one slots=4\ntwo; reboot slots=4\n": ":2: 'two; reboot slots=4'",
 }
 
 
 @pytest.mark.parametrize("text", HOSTFILES)
-def test_a_hostfile_that_does_not_hold_the_job_is_refused(tmp_path, text):
+def test_a_hostfile_without_the_jobs_nodes_is_an_error(tmp_path, text):
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(InputError, match=HOSTFILES[text]):
         commands_for(Job("a", nodes=2, gpus_per_node=4), [], "deepspeed", tmp_path / "hosts")

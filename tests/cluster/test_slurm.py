@@ -96,9 +96,9 @@ BAD = {
     "memory": (Job("a", memory="64 GB"), "--memory '64 GB'"),
     "env": (Job("a", env=("A B",)), "--env 'A B'"),
     "no nodes": (Job("a", nodes=0), "--nodes 0: at least 1"),
-    "ranks and GPUs": (Job("a", gpus_per_node=4, ranks_per_node=2), "--gpus-per-node is 4"),
+    "ranks and GPUs": (Job("a", gpus_per_node=4, ranks_per_node=2), "must equal --gpus-per-node 4"),
     "several ranks of a program": (Job("a", nodes=2, program="launcher/generate_data.py"), "2 ranks"),
-    "equal names": (Job("a", variants=("x=--rank 4", "x=--rank 8")), "called x"),
+    "equal names": (Job("a", variants=("x=--rank 4", "x=--rank 8")), "name x"),
     "open quote": (Job("a", variants=("x=--rank '4",)), "No closing quotation"),
 }
 

@@ -50,9 +50,9 @@ def test_runs_of_an_array_are_listed_best_first(tmp_path):
 
 
 def test_a_directory_without_a_run_and_a_word_that_is_no_job_are_named(tmp_path):
-    with pytest.raises(InputError, match="no run has started in it"):
+    with pytest.raises(InputError, match="no run has started in this directory"):
         describe(str(tmp_path))
-    with pytest.raises(InputError, match="nosuch: no such directory, and no job id"):
+    with pytest.raises(InputError, match="nosuch: neither a directory nor a job id"):
         describe("nosuch")
 
 

@@ -42,7 +42,7 @@ def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path,
         paused.processes[0].join(60)
         assert [rank.exitcode for rank in paused.processes] == [1, None]
         [error] = errors_of(paused.printed(0))
-        assert "no rank got on for 12 s: rank 1 stopped, hung or died" in error
+        assert "no rank made progress for 12 s: rank 1 stopped, hung or died" in error
         assert status_of(run)["state"] == "failed"
     # The lock's file is still there, and stale.
     assert (run / ".run.lock").exists()
