@@ -100,13 +100,8 @@ class _Stage:
         first_game = FIRST_OWN_GAME + self.number * OWN_GAMES
         play_flags = ["--player", "adapter", str(adapter), *_flags(play, place), "--seed-range", "train"]
         play_flags += ["--first-game", str(first_game), "--no-ladder", "--bank-states", "0", "--report", str(own)]
-        label_flags = [
-            "--games",
-            str(own / GAMES_DIR / "adapter.jsonl"),
-            *_flags(label, place),
-            "--output",
-            str(output),
-        ]
+        log = own / GAMES_DIR / "adapter.jsonl"
+        label_flags = ["--games", str(log), *_flags(label, place), "--output", str(output)]
         with _named(place):
             parse_dataclass(Play, play_flags)
             check_correction(parse_dataclass(Correction, label_flags))

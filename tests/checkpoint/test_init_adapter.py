@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snake_dist.checkpoint.run_dir import ADAPTER_DIR
 from snake_dist.errors import InputError
+from snake_dist.files import ADAPTER_DIR
 from snake_dist.run.finetune import finetune
 from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
