@@ -1,4 +1,4 @@
-"""Fine-tune a language model on Snake and judge it by playing: every rank's program.
+"""Fine-tune a language model on Snake and judge it by playing; every rank runs this program.
 
 deepspeed launcher/train.py --ds ds_configs/zero2.json
 torchrun --nproc-per-node 2 launcher/train.py --ds ds_configs/zero2.json

@@ -1,4 +1,4 @@
-"""A run's directory: who holds it, what state the run in it is in, which lines of its log belong to a checkpoint."""
+"""A run's directory: its lock, the status of its run, and the log lines that belong to a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ LOCK, OWNER = ".run.lock", ".run.owner"
 
 
 def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None, RunDirLock]:
-    """(checkpoint to go on from, held lock) of the directory `path`, made if there is none. Rank 0 only.
+    """Lock the directory `path`, created if needed; return (checkpoint to resume from, lock). Rank 0 only.
 
-    Only with resume "auto" may it hold a run already. Remains of interrupted writes are removed. Raises
-    InputError if it holds something else, cannot be written, or another process holds its lock.
+    The directory may hold a run only with resume "auto". Remains of interrupted writes are removed. Raises InputError
+    if the directory holds something else, cannot be written, or another process holds its lock.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         may_continue = resume == "auto" and (path / STATUS).is_file()
         if not may_continue and any(path.iterdir()):
-            hint = " (--resume auto goes on with the run in it)" if (path / STATUS).is_file() else ""
+            hint = " (--resume auto resumes the run in it)" if (path / STATUS).is_file() else ""
             raise InputError(f"--output-dir {path}: is not empty: name a new or an empty directory{hint}")
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -54,7 +54,7 @@ def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None,
 
 
 def _lock(path: Path) -> RunDirLock:
-    """The operating system drops the lock when its process ends, however it ends: a file left behind is stale."""
+    """Take the lock, which the operating system drops when the process ends, however it ends."""
     lock = RunDirLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -62,7 +62,7 @@ def _lock(path: Path) -> RunDirLock:
         try:
             owner = (path / OWNER).read_text(encoding="utf-8").strip()
         except OSError:
-            owner = "a process that has not said its name"
+            owner = "a process without a name"
         raise InputError(f"--output-dir {path}: another run is using it: {owner}") from None
     (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     return lock
@@ -74,7 +74,7 @@ def _resumed_from(path: Path, warn: Any) -> Checkpoint:
         assert chosen is not None
         return chosen
     if not path.is_dir():
-        raise InputError(f"--resume {path}: no such directory: auto, never, a checkpoint or a run's directory")
+        raise InputError(f"--resume {path}: no such directory: name auto, never, a checkpoint or a run's directory")
     return verify(path)
 
 
@@ -144,7 +144,7 @@ def leave_run_dir(run_dir: Path, lock: RunDirLock, reason: str) -> None:
 
 
 def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
-    """Copy the log's lines up to and including `step` to `target` (which may be `source`), and return them.
+    """Copy the log's lines up to and including `step` to `target`, which may be `source`, and return them.
 
     A torn last line is dropped.
     """
@@ -162,6 +162,6 @@ def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
 
 
 def remove_results(run_dir: Path) -> None:
-    """Remove what an interrupted session published after its training: it is made again."""
+    """Remove the adapter and the summary of an interrupted session: this session writes them again."""
     shutil.rmtree(run_dir / ADAPTER_DIR.parent, ignore_errors=True)
     (run_dir / SUMMARY).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: every room's config, the command line, YAML recipes."""
+"""The configuration of a run: the config of every room, the command line, YAML recipes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class OutputConfig:
     """Files of the run."""
 
     ds: str | None = None
-    """DeepSpeed JSON (ZeRO stage, precision, offload; "auto" is filled in); default: ZeRO stage 2."""
+    """DeepSpeed JSON with ZeRO stage, precision and offload; the run replaces "auto". Default: ZeRO stage 2."""
     output_dir: str | None = None
-    """New or empty directory, or with --resume auto that of the run to go on with; default:
+    """New or empty directory, or with --resume auto the directory of the run to resume. Default:
     logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run of training and judging."""
+    """Fine-tune a language model on Snake, then judge it by playing."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -45,12 +45,12 @@ class RunConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def flat(self) -> dict[str, Any]:
-        """Flag name without dashes in front -> value: what a recipe holds."""
+        """Return flag name without leading dashes -> value: what a recipe holds."""
         rooms = (getattr(self, room.name) for room in dataclasses.fields(self))
         return {name.replace("_", "-"): value for room in rooms for name, value in vars(room).items()}
 
     def to_yaml(self) -> str:
-        """A recipe that `--config` reads back as an equal RunConfig."""
+        """Return a recipe that `--config` reads back as an equal RunConfig."""
         import yaml
 
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.flat().items()}
@@ -58,34 +58,34 @@ class RunConfig:
 
 
 def parse_run_config(argv: Sequence[str]) -> RunConfig:
-    """The RunConfig of a command line; `--config RECIPE.yaml` comes first, flags override it.
+    """Return the RunConfig of a command line; flags override `--config RECIPE.yaml`.
 
-    Raises InputError, in one line, for anything that is not understood. `--help` prints and exits.
+    Raises InputError, in one line, for an unknown flag or value. `--help` prints and exits.
     """
     flags, recipe = list(argv), None
     if "--config" in flags:
         at = flags.index("--config")
         if at + 1 == len(flags):
-            raise InputError("--config: a YAML file is expected after it")
+            raise InputError("--config: the path of a YAML file is missing")
         recipe = flags[at + 1]
         del flags[at : at + 2]
     return parse_dataclass(RunConfig, [*(recipe_flags(recipe) if recipe else []), *flags])
 
 
 def check_run_flags(flags: Sequence[str], world_size: int) -> None:
-    """Raise InputError for flags that train.py would refuse on so many ranks, as far as can be said beforehand."""
+    """Raise InputError for flags with which train.py would fail on this many ranks, as far as flags alone can tell."""
     check_run_config(parse_run_config(flags), world_size)
 
 
 def check_run_config(config: RunConfig, world_size: int) -> int:
-    """Accumulation steps of a run on so many ranks. Raises InputError for values that no run can have."""
+    """Return the accumulation steps of a run on this many ranks. Raises InputError for values that no run can have."""
     check_training_config(config.training)
     check_adapter_config(config.adapter)
     check_play_config(config.play)
     check_checkpoint_config(config.checkpoint)
     check_at_least(config.data, eval_examples=1, sequence_length=2)
     if config.checkpoint.best_by == "play" and not config.play.eval_games:
-        raise InputError("--best-by play contradicts --eval-games 0: no games would be played in training")
+        raise InputError("--best-by play contradicts --eval-games 0: training would play no games")
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)
 
 

@@ -1,4 +1,4 @@
-"""The examples of a run and the board they show: the user's files, or a default data set made on first use."""
+"""The examples of a run and the board that they show: the user's files, or a default data set, generated once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-# The default data set: about 850 positions of many games, for a run of minutes on two cores. From the first 50 moves
-# only, since whoever has never seen a short snake never gets to a long one; with moves the teacher would not make.
+# The default data set: about 850 positions of many games, for a run of minutes on two cores. They are of the first 50
+# moves, since a model that has never seen a short snake never gets a long one; some moves are not the teacher's.
 DEFAULT_GAMES = 200
 DEFAULT_LINE_RATE = 0.088
 DEFAULT_MAX_STEPS_PER_GAME = 50
@@ -38,16 +38,16 @@ DEFAULT_RANDOM_MOVE_RATE = 0.1
 
 @dataclass(frozen=True)
 class Board:
-    """What is played, and how a position is put to the model."""
+    """The board of the games, and how a prompt shows a position."""
 
     grid_size: int
     mode: str
     style: str | None
-    """None if the data's prompts are of no known style: then no games can be played."""
+    """None if the data's prompts are of no known style: then the run plays no games."""
 
 
 class DataSummary(TypedDict):
-    """Counts and fingerprints for the run's record."""
+    """Counts and fingerprints of a run's examples."""
 
     fingerprint: str
     eval_fingerprint: str
@@ -94,7 +94,7 @@ class RunData:
 
 
 def find_board(config: RunConfig) -> Board:
-    """Grid size, mode and style: the flags, else what the first line of --data shows, else 10, classic, compact.
+    """Return grid size, mode and style: of the flags, else of the first line of --data, else 10, classic, compact.
 
     Raises InputError if flags and data contradict each other.
     """
@@ -117,12 +117,12 @@ def find_board(config: RunConfig) -> Board:
 
 def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
     if given not in (None, seen):
-        raise InputError(f"{flag} {given}, but the prompts in {path} are of {seen}")
+        raise InputError(f"{flag} {given}: the prompts in {path} show {seen}")
     return seen
 
 
 def default_generation(board: Board, seed: int) -> GenerationConfig:
-    """What the default data set of this board holds."""
+    """Return the configuration of this board's default data set."""
     on_cycle = board.style == "cycle"
     return GenerationConfig(
         policy="hamiltonian-shortcuts" if on_cycle else DEFAULT_POLICY,
@@ -138,7 +138,7 @@ def default_generation(board: Board, seed: int) -> GenerationConfig:
 
 
 def default_data_dir(config: GenerationConfig) -> Path:
-    """Where that data set lies, below the working directory: beside the generated ones, named by its content."""
+    """Return that data set's directory below the working directory, named by its content."""
     digest = hashlib.sha256(json.dumps([version("snake_dist"), asdict(config)]).encode()).hexdigest()[:8]
     stamp = f"heuristics_v0.04_default-{digest}"
     return Path("logs/extensions/datasets").absolute() / f"grid-size-{config.grid_size}" / stamp / config.policy
@@ -151,10 +151,9 @@ def prepare_data(
     tokenizer: PreTrainedTokenizerBase,
     max_positions: int | None,
 ) -> RunData:
-    """Generate (if there is no --data), tokenize and split: the first rank of each node writes, all map the files.
+    """Generate (without --data), tokenize and split: the first rank of each node writes the files, all ranks map them.
 
-    `max_positions`: longest input the model can take, if it has a limit. Raises InputError, on all ranks alike,
-    for bad data.
+    `max_positions`: longest input of the model, if it has a limit. Raises InputError, on all ranks alike, for bad data.
     """
     patterns = config.data.data or agree(
         world, partial(_default_data, default_generation(board, config.training.seed)), on_each_node=True
@@ -193,7 +192,7 @@ def _default_data(config: GenerationConfig) -> tuple[str, ...]:
         try:
             generate(config, directory)
         except InputError:
-            # On a shared disk another node may have been first, with the same content.
+            # On a shared disk another node may have written the same content first.
             if not (directory / SUMMARY).is_file():
                 raise
     return (str(directory),)

@@ -1,4 +1,4 @@
-"""What is written beside an adapter's weights: its metadata and its model card."""
+"""The metadata and the model card of a saved adapter."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ VERSIONED = ("snake_dist", "torch", "deepspeed", "transformers", "peft", "bitsan
 
 
 def software_versions() -> dict[str, str]:
-    """Package -> installed version, for the run's record."""
-    found = {}
+    """Return package -> installed version."""
+    versions = {}
     for name in VERSIONED:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def adapter_metadata(run: Run, peft_config: PeftConfig, training: TrainingSummary) -> dict[str, Any]:
     """Return what `adapter_metadata.json` holds: everything needed to load, judge and reproduce the adapter."""
     config = run.config
     embedded = config.model.base_model == smollm2.NAME
-    # What other tools should load under the adapter; our own read `base_model`.
+    # Other tools load this base under the adapter; ours load `base_model`.
     peft_config.base_model_name_or_path = smollm2.HUB_ID if embedded else run.base_location
     return {
         "adapter": config.adapter.adapter,
@@ -61,12 +61,12 @@ def adapter_metadata(run: Run, peft_config: PeftConfig, training: TrainingSummar
 
 
 def _plain(value: Any) -> Any:
-    """JSON form of what PEFT's configs hold besides plain values."""
+    """Return the JSON form of a value of PEFT's configs that JSON lacks."""
     return sorted(value) if isinstance(value, set) else str(value)
 
 
 def model_card(metadata: dict[str, Any]) -> str:
-    """README.md of a saved adapter, with the front matter that model hubs read."""
+    """Return the README.md of a saved adapter, with the front matter that model hubs read."""
     peft, training = metadata["peft_config"], metadata["metrics"]
     rank, precision = peft.get("target_r", peft["r"]), metadata["quantization"] or metadata["dtype"]
     return f"""---

@@ -1,4 +1,4 @@
-"""Everything a run can get wrong, checked before a weight is loaded; the same verdict on every rank."""
+"""The preparation of a run: every check that needs no weights, with the same verdict on every rank."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULT_STAGE = 2
 
 @dataclass(frozen=True)
 class Run:
-    """A run that can start."""
+    """A run that is ready to load its model."""
 
     config: RunConfig
     world: World
@@ -57,7 +57,7 @@ class Run:
     stream: ExampleStream
     share: Share
     fingerprint: dict[str, Any]
-    """What decides the result: a checkpoint of another one is refused."""
+    """What decides the run's numbers; see `_fingerprint_of`."""
     checkpoint: Checkpoint | None
     """From which the run resumes; None: a new run."""
     lock: RunDirLock | None
@@ -75,7 +75,7 @@ class Run:
 
 
 def prepare(config: RunConfig, world: World) -> Run:
-    """Check, find and make everything but the model. Collective; raises InputError on all ranks alike."""
+    """Check the config and prepare everything but the model. Collective; raises InputError on all ranks alike."""
     accumulation, given_ds_config = check_config(config, world)
     start_process_group(world)
     board = agree(world, partial(find_board, config))
@@ -119,7 +119,7 @@ def _prepare_run(
     tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
     init_adapter = agree(world, partial(_init_adapter_digest, config, shape.revision))
     if config.checkpoint.best_by == "play" and board.style is None:
-        raise InputError("--best-by play: the prompts of --data are of no known style: --style says which to play in")
+        raise InputError("--best-by play: the prompts of --data are of no known style: name one with --style")
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
 
     training = config.training
@@ -137,7 +137,7 @@ def _prepare_run(
     num_steps = stream.num_steps
     if config.adapter.adapter == "adalora":
         adapters.rank_schedule(num_steps)  # raises where there are too few steps
-    return Run(
+    run = Run(
         config=config,
         world=world,
         output_dir=output_dir,
@@ -151,14 +151,15 @@ def _prepare_run(
         num_steps=num_steps,
         stream=stream,
         share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
-        fingerprint=_fingerprint(config, dtype, ds_config, data, tokenizer, shape, num_steps) | init_adapter,
+        fingerprint={},
         checkpoint=None,
         lock=None,
     )
+    return replace(run, fingerprint=_fingerprint_of(run) | init_adapter)
 
 
 def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str]:
-    """What --init-adapter adds to the fingerprint: the weights, wherever they lie."""
+    """Return what --init-adapter adds to the fingerprint: the weights, whatever their path."""
     directory = config.adapter.init_adapter
     if directory is None:
         return {}
@@ -166,7 +167,7 @@ def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str
 
 
 def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
-    """All examples that the run will see, in their order. Raises InputError if there is none."""
+    """Return all examples of the run in their order. Raises InputError if there is none."""
     size, examples = training.global_batch_size, data.train_examples
     if training.max_steps is not None:
         return ExampleStream(examples, training.seed, size, training.max_steps * size)
@@ -177,12 +178,12 @@ def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
         limit = f"--max-tokens {training.max_tokens}"
         num_examples = num_examples_within(training.max_tokens, epoch, data.dataset.lengths, data.training.num_tokens)
     if num_examples == 0:
-        raise InputError(f"{limit}: not one of {len(examples)} examples would be seen")
+        raise InputError(f"{limit}: the run would see none of the {len(examples)} examples")
     return ExampleStream(examples, training.seed, size, num_examples)
 
 
 def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
-    """(accumulation steps, DeepSpeed config as given): every check that needs no other rank and no model.
+    """Return (accumulation steps, DeepSpeed config as given) after every check that needs no other rank and no model.
 
     Raises InputError for the first fault.
     """
@@ -198,23 +199,15 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
 
 
 def output_path(given: str | None, grid_size: int) -> Path:
-    """The run's directory: as given, else a new one."""
+    """Return the run's directory: the given one, else a new one."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     default = f"logs/extensions/models/grid-size-{grid_size}/llm_finetune_v0.03_{stamp}"
     return Path(given or default).expanduser().absolute()
 
 
-def _fingerprint(
-    config: RunConfig,
-    dtype: str,
-    ds_config: dict[str, Any],
-    data: RunData,
-    tokenizer: PreTrainedTokenizerBase,
-    shape: base.ModelShape,
-    num_steps: int,
-) -> dict[str, Any]:
-    """Everything that decides the numbers of a run, by the flag that sets it where there is one."""
-    training, optimizer = config.training, ds_config["optimizer"]
+def _fingerprint_of(run: Run) -> dict[str, Any]:
+    """Return everything that decides the numbers of a run, by the flag that sets it where one does."""
+    config, data, training, optimizer = run.config, run.data, run.config.training, run.ds_config["optimizer"]
     size = adapters.adapter_size(config.adapter)
     unset = ("preset", "init_adapter")
     adapter = {name: value for name, value in vars(config.adapter).items() if name not in unset} | vars(size)
@@ -224,13 +217,13 @@ def _fingerprint(
         "--data, training examples": data.training.digest,
         "--eval-data": data.eval_dataset.fingerprint,
         "--eval-data, examples": data.held_out.digest,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "--base-model": shape.revision,
-        "--base-dtype": dtype,
+        "tokenizer": tokenizer_fingerprint(run.tokenizer),
+        "--base-model": run.shape.revision,
+        "--base-dtype": run.dtype,
         **{f"--{name.replace('_', '-')}": value for name, value in adapter.items()},
         "--seed": training.seed,
         "--global-batch-size": training.global_batch_size,
-        "steps (--max-steps, --epochs)": num_steps,
+        "steps (--max-steps, --epochs)": run.num_steps,
         **({} if training.max_tokens is None else {"--max-tokens": training.max_tokens}),
         "--learning-rate": training.learning_rate,
         "--warmup-share": training.warmup_share,
@@ -243,7 +236,7 @@ def _fingerprint(
 
 
 def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
-    """Raise InputError, with both values of each difference, unless the checkpoint is one of this very run."""
+    """Raise InputError, with both values of each difference, unless the checkpoint is one of this run."""
     saved = checkpoint.numbers["fingerprint"]
     different = [
         f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"

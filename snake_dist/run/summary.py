@@ -1,4 +1,4 @@
-"""What a run says of itself at its end: summary.json, and the closing lines on the screen."""
+"""The summary of a run: summary.json, and the closing lines on the screen."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TrainingSummary = TypedDict(
         "eval/exact_completions": float,
     },
 )
-"""Totals and medians of the training, and the last value of every logged metric: those that are read, and others."""
+"""Totals and medians of the training, and the last value of every logged metric, of which only some are typed."""
 
 
 class Played(TypedDict, total=False):
@@ -79,7 +79,7 @@ def read_summary(run_dir: Path) -> Summary:
 
 
 def render_summary(summary: Summary) -> str:
-    """The closing lines of a run, for people."""
+    """Return the closing lines of a run, for people."""
     training, data = summary["training"], summary["data"]
     lines = [
         "",

@@ -1,4 +1,4 @@
-"""The training part of a run: base model and new adapter, then all steps of it."""
+"""The training of a run: base model and new adapter, then all steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Trained:
 
 
 def load_model(run: Run) -> tuple[PeftModel, Collate]:
-    """The base model with a new adapter, and how its batches are to be built: packed where that is exact."""
+    """Return the base model with a new adapter, and what builds its batches: packed where that is exact."""
     import torch
 
     config = run.config
@@ -72,7 +72,7 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
 
 
 def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog, session: Session) -> Trained:
-    """Train `model` from the run's checkpoint or from the start, to the last step or until the run is asked to stop."""
+    """Train `model`, from the run's checkpoint if there is one, to the last step or until the run is asked to stop."""
     start = adapter_start(model)
     engine, allocation = start_training(run, model)
     session.begin_training(engine, allocation, metrics)

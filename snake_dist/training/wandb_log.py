@@ -1,4 +1,4 @@
-"""Weights & Biases at arm's length: its own thread does every call, so it can neither block nor stop training."""
+"""Weights & Biases in a thread of its own, so that it can neither block nor stop training."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Where metrics go besides metrics.jsonl."""
+    """Weights & Biases, which receives the metrics of metrics.jsonl."""
 
     wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online where a W&B API key is set, else offline; offline runs are uploaded by `wandb sync`."""
+    """auto: online where a W&B API key is set, else offline; `wandb sync` uploads offline runs."""
     wandb_project: str = "snake_dist"
     """W&B project."""
     wandb_group: str | None = None
-    """W&B group, to compare runs that belong together."""
+    """W&B group of runs to compare."""
 
 
 class WandbLog:
-    """Passes metrics to one W&B run. A failure is reported once on stderr; metrics.jsonl stays complete."""
+    """Passes metrics to one W&B run. A failure prints one line on stderr; metrics.jsonl stays complete."""
 
     def __init__(
         self, config: WandbConfig, directory: Path, run_config: dict[str, Any], run_id: str | None = None
     ) -> None:
-        """`directory`: where W&B keeps its files; `run_config`: shown with the run; `run_id`: of the W&B run to
-        go on with."""
+        """`directory`: for W&B's files; `run_config`: shown with the run; `run_id`: of the W&B run to resume."""
         self.run_id = run_id or secrets.token_hex(4)
         self._config, self._directory, self._run_config = config, directory, run_config
         self._calls: queue.SimpleQueue[tuple[int, dict[str, float] | Path] | None] = queue.SimpleQueue()
@@ -46,7 +45,7 @@ class WandbLog:
         self._calls.put((step, page))
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Let W&B finish, but wait for it no longer than `timeout_s`."""
+        """Wait until W&B has finished, at most `timeout_s`."""
         if self._config.wandb_mode == "disabled":
             return
         self._calls.put(None)
@@ -84,6 +83,6 @@ class WandbLog:
                     {"report": wandb.Html(str(logged), inject=False)} if isinstance(logged, Path) else logged, step=step
                 )
             run.finish()
-        except Exception as problem:  # whatever W&B raises, the run itself goes on: metrics.jsonl has it all
+        except Exception as problem:  # whatever W&B raises, training continues: metrics.jsonl is complete
             reason = " ".join(str(problem).split())
             print(f"W&B stopped logging ({type(problem).__name__}: {reason[:200]})", file=sys.stderr)
