@@ -1,1 +1,1 @@
-"""Adapters and checkpoints on disk: gathered from any ZeRO stage, published whole or not at all, proven by reading."""
+"""Adapters and checkpoints on disk: written whole or not at all, proven by reading them back."""

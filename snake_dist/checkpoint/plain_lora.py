@@ -24,7 +24,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Published:
+class PlainAdapter:
     """The content of adapter_config.json and adapter_model.safetensors, and what a reader must find there."""
 
     config: PeftConfig
@@ -42,19 +42,19 @@ def adapter_start(model: PeftModel) -> Start:
     return Start(shapes, {name: tensor.detach().cpu().clone() for name, tensor in state.items()} if is_pissa else {})
 
 
-def publishable(config: PeftConfig, tensors: dict[str, torch.Tensor], start: Start) -> Published:
+def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: Start) -> PlainAdapter:
     """`tensors` (from `gather_adapter`) as they are saved: PiSSA as a plain LoRA, all others as they are."""
     config = copy.deepcopy(config)
     config.inference_mode = True
     if not start.initial:
-        return Published(config, tensors, _cut_shapes(start.shapes, getattr(config, "rank_pattern", None)))
+        return PlainAdapter(config, tensors, _cut_shapes(start.shapes, getattr(config, "rank_pattern", None)))
     config.init_lora_weights = True
     config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
     shapes: Shapes = {
         name: (2 * rows, columns) if ".lora_A." in name else (rows, 2 * columns)
         for name, (rows, columns) in start.shapes.items()
     }
-    return Published(config, _difference(tensors, start.initial), shapes)
+    return PlainAdapter(config, _difference(tensors, start.initial), shapes)
 
 
 def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> Shapes:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.plain_lora import Published, Shapes
+from snake_dist.checkpoint.plain_lora import PlainAdapter, Shapes
 from snake_dist.errors import InputError
 from snake_dist.files import check_intact, new_directory, sha256_of
 from snake_dist.model.adapters import AdapterConfig, adapter_size
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,34 +23,9 @@ MAX_PROMPT_HASHES = 1 << 22
 """32 MiB of them."""
 
 
-def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names of PEFT's file format, on the CPU, on every rank.
-
-    All ranks must call it together: under ZeRO-3 each holds a part, and without the gather the tensors would
-    have size 0, with no error.
-    """
-    from peft import get_peft_model_state_dict
-
-    whole = {name: _gathered(parameter) for name, parameter in _trainable(model)}
-    return {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model, state_dict=whole).items()}
-
-
-def _trainable(model: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
-    import deepspeed
-
-    if not hasattr(parameter, "ds_id"):
-        return parameter.detach().cpu().clone()
-    with deepspeed.zero.GatheredParameters(parameter):
-        return parameter.detach().cpu().clone()
-
-
 def save_adapter(
     directory: Path,
-    published: Published,
+    plain: PlainAdapter,
     tokenizer: PreTrainedTokenizerBase,
     metadata: dict[str, Any],
     model_card: str,
@@ -72,8 +45,8 @@ def save_adapter(
     with new_directory(directory, durable=True) as temporary:
         if distinct is not None and len(distinct) <= MAX_PROMPT_HASHES:
             save_arrays({"prompt_hashes": distinct}, temporary / TRAINED_PROMPTS)
-        save_file(published.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        published.config.save_pretrained(str(temporary))
+        save_file(plain.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        plain.config.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card, encoding="utf-8")

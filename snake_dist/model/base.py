@@ -123,14 +123,6 @@ def choose_dtype(requested: str, ds_config: dict[str, Any]) -> str:
     return requested
 
 
-def check_dtype_here(dtype: str) -> None:
-    """Raise InputError if this machine cannot train in `dtype`: few CPUs compute in float16."""
-    from deepspeed.accelerator import get_accelerator
-
-    if dtype == "float16" and not get_accelerator().is_fp16_supported():
-        raise InputError("float16 (--base-dtype, or fp16 in --ds): not on this machine: choose bfloat16 or float32")
-
-
 def _hardware_dtype(ds_config: dict[str, Any]) -> str:
     import torch
 
@@ -187,26 +179,6 @@ def keep_storage_layout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def base_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the frozen weights that this process keeps: its shard under ZeRO-3, all of them otherwise; with
-    the scales of 4-bit weights."""
-    total = 0
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            kept = getattr(parameter, "ds_tensor", parameter)
-            total += kept.numel() * kept.element_size() + _scale_bytes(getattr(parameter, "quant_state", None))
-    return total
-
-
-def _scale_bytes(quant_state: Any) -> int:
-    """Bytes of a bitsandbytes QuantState: block scales, their own scales if they are quantized, both code books."""
-    if quant_state is None:
-        return 0
-    tensors = (quant_state.absmax, quant_state.code, quant_state.offset)
-    own = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
-    return own + _scale_bytes(quant_state.state2)
 
 
 def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snake_dist.checkpoint.plain_lora import publishable
+from snake_dist.checkpoint.plain_lora import plain_adapter
 from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.checkpoint.saved_adapter import prove_adapter, save_adapter
 from snake_dist.cluster.preemption import StopFlag
@@ -135,11 +135,11 @@ def save(run: Run, trained: Trained) -> Path:
     directory = run.output_dir / ADAPTER_DIR
 
     def write() -> None:
-        published = publishable(trained.peft_config, trained.tensors, trained.start)
-        metadata = adapter_metadata(run, published.config, trained.summary)
+        plain = plain_adapter(trained.peft_config, trained.tensors, trained.start)
+        metadata = adapter_metadata(run, plain.config, trained.summary)
         prompts = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
-        save_adapter(directory, published, run.tokenizer, metadata, model_card(metadata), prompts)
-        prove_adapter(directory, published.shapes)
+        save_adapter(directory, plain, run.tokenizer, metadata, model_card(metadata), prompts)
+        prove_adapter(directory, plain.shapes)
 
     agree(run.world, write)
     return directory

@@ -29,6 +29,7 @@ from snake_dist.run.config import RunConfig, check_run_config
 from snake_dist.run.data import Board, RunData, find_board, prepare_data
 from snake_dist.training.loop import Share, TrainingConfig
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
+from snake_dist.zero.engine import check_dtype_here
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,7 +113,7 @@ def _prepare_run(
     given_ds_config: dict[str, Any],
 ) -> Run:
     dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
-    agree(world, partial(base.check_dtype_here, dtype), on_each_node=True)
+    agree(world, partial(check_dtype_here, dtype), on_each_node=True)
     location = agree(world, partial(base.find_base, config.model), on_each_node=True)
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)

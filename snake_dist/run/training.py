@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 from snake_dist.checkpoint.plain_lora import Start, adapter_start
-from snake_dist.checkpoint.saved_adapter import gather_adapter, init_adapter
+from snake_dist.checkpoint.saved_adapter import init_adapter
 from snake_dist.cluster.world import gather
 from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
@@ -26,6 +26,7 @@ from snake_dist.training.held_out import held_out_metrics
 from snake_dist.training.loop import Collate, Trainer, run_steps
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
 from snake_dist.zero.config import zero_stage
+from snake_dist.zero.parameters import frozen_bytes, gather_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,7 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     held_out = partial(held_out_metrics, trainer, run.data.eval_dataset, run.data.eval_examples)
     play = games_in_training(run, engine, session)
     history = list(session.history)
-    base_bytes = gather(base.base_bytes(model), run.world)
+    base_bytes = gather(frozen_bytes(model), run.world)
 
     def log(step: int, values: Metrics) -> None:
         history.append(values)

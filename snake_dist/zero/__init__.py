@@ -1,1 +1,1 @@
-"""All that knows DeepSpeed: the engine, configs, whole tensors of sharded parameters, training state."""
+"""Everything that knows DeepSpeed: the engine, configs, whole tensors of sharded parameters, training state."""

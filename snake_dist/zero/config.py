@@ -1,4 +1,4 @@
-"""DeepSpeed configs: build ours, read anybody's, and fill in what the run config owns.
+"""DeepSpeed configs: build one from a few choices, read one from a file, fill in the values that the run config owns.
 
 ZeRO, precision and offload belong to the file; batch sizes, learning rate and clipping belong to the run
 config. A file may leave the latter out, say "auto" (the Hugging Face convention), or repeat the same value.
@@ -32,11 +32,11 @@ FILES: dict[str, dict[str, Any]] = {
     "zero3_offload": {"stage": 3, "offload": "all"},
     "zero3_hpz": {"stage": 3, "nodes": 2},
 }
-"""Name of each file in ds_configs/ -> the choices that `build_ds_config` makes it of."""
+"""Name of each file in ds_configs/ -> the choices that `build_ds_config` builds it from."""
 
 
 def build_ds_config(stage: int, *, offload: str = "none", precision: str = "auto", nodes: int = 1) -> dict[str, Any]:
-    """A DeepSpeed config from a few choices; the files of `ds_configs/` are such.
+    """Return a DeepSpeed config for a few choices; the files of `ds_configs/` hold such configs.
 
     `offload` to the host's memory: "optimizer" (stages 1 to 3) or "all", parameters too (stage 3). `precision`
     "auto" leaves it to `--base-dtype`. With several `nodes` stage 3 keeps a second set of shards inside each
@@ -77,9 +77,9 @@ def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def read_ds_config(path: str) -> dict[str, Any]:
-    """The JSON object in the file. Raises InputError naming the file and the place of a fault."""
+    """Return the JSON object in the file. Raises InputError naming the file and the place of a fault."""
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        config = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as problem:
         raise InputError(f"--ds {path}: {problem.strerror}") from None
     except UnicodeDecodeError:
@@ -87,10 +87,10 @@ def read_ds_config(path: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as problem:
         line = getattr(problem, "lineno", 1)
         raise InputError(f"--ds {path}:{line}: not JSON ({getattr(problem, 'msg', problem)})") from None
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise InputError(f"--ds {path}: a JSON object is expected")
-    check_keys(found, path)
-    zero = found.get("zero_optimization", {})
+    check_keys(config, path)
+    zero = config.get("zero_optimization", {})
     stage = zero.get("stage", 0)
     if stage not in ZERO_STAGES or isinstance(stage, bool):
         raise InputError(f"--ds {path}: zero_optimization.stage {stage!r}: choose from 0, 1, 2, 3")
@@ -102,10 +102,10 @@ def read_ds_config(path: str) -> dict[str, Any]:
                 f"--ds {path}: zero_optimization.{key} contradicts zero_optimization.stage {stage}: "
                 f"it needs stage {lowest}{'' if lowest == 3 else ' or more'}"
             )
-    kind = found.get("optimizer", {}).get("type", "auto")
+    kind = config.get("optimizer", {}).get("type", "auto")
     if kind not in ("auto", "Adam", "AdamW"):
         raise InputError(f"--ds {path}: optimizer.type {kind!r}: choose from Adam, AdamW, auto")
-    return found
+    return config
 
 
 def check_pair(ds_config: dict[str, Any], adapter: str) -> None:
@@ -126,7 +126,7 @@ def check_pair(ds_config: dict[str, Any], adapter: str) -> None:
 
 
 def zero_stage(ds_config: dict[str, Any]) -> int:
-    """ZeRO stage of a config; 0 if it says nothing."""
+    """Return the ZeRO stage of a config; 0 if it sets none."""
     return ds_config.get("zero_optimization", {}).get("stage", 0)
 
 
@@ -156,7 +156,7 @@ def fill_ds_config(
         scheduler = filled.pop("scheduler")
         fixed = {key: value for key, value in scheduler.get("params", {}).items() if value != "auto"}
         if fixed:
-            raise InputError(f"--ds: scheduler.params {fixed}: the run config owns the schedule: remove the block")
+            raise InputError(f"--ds: scheduler.params {fixed}: the run's flags set the schedule: remove the block")
     owned: dict[tuple[str, ...], Any] = {
         ("train_batch_size",): values.global_batch_size,
         ("train_micro_batch_size_per_gpu",): values.micro_batch_size,
@@ -182,7 +182,7 @@ def fill_ds_config(
     filled.setdefault("steps_per_print", 10**9)  # the run has a progress line of its own
     unfilled = _auto_keys(filled)
     if unfilled:
-        raise InputError(f'--ds: "auto" is not known for {", ".join(unfilled)}: write a value')
+        raise InputError(f'--ds: no value is known for "auto" in {", ".join(unfilled)}: write a value')
     hpz = filled.get("zero_optimization", {}).get("zero_hpz_partition_size", 1)
     if local_size % hpz:
         raise InputError(
@@ -192,7 +192,7 @@ def fill_ds_config(
 
 
 def _defaults(hidden_size: int, local_size: int) -> dict[tuple[str, ...], Any]:
-    """What the Hugging Face convention leaves to the framework besides the run config's: its values."""
+    """Return the values of every other "auto" that the Hugging Face convention allows: nested keys -> value."""
     import torch
 
     zero = "zero_optimization"
@@ -210,7 +210,7 @@ def _defaults(hidden_size: int, local_size: int) -> dict[tuple[str, ...], Any]:
 
 
 def _fill(config: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    """Set the value at the nested keys if it is missing or "auto"; refuse another value."""
+    """Set the value at the nested keys if it is missing or "auto". Raises InputError for another value."""
     block = config
     for key in keys[:-1]:
         block = block.setdefault(key, {})

@@ -1,4 +1,4 @@
-"""The DeepSpeed seam: everything this package knows about DeepSpeed's engine is here or in checkpoint/adapter."""
+"""DeepSpeed's engine: start it, run its steps, ask for norm, memory and skipped steps, and correct its errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.errors import InputError
 from snake_dist.zero.parameters import loss_scale
 
 if TYPE_CHECKING:
@@ -16,8 +17,16 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+def check_dtype_here(dtype: str) -> None:
+    """Raise InputError if this machine cannot train in `dtype`: few CPUs compute in float16."""
+    from deepspeed.accelerator import get_accelerator
+
+    if dtype == "float16" and not get_accelerator().is_fp16_supported():
+        raise InputError("float16 (--base-dtype, or fp16 in --ds): not on this machine: choose bfloat16 or float32")
+
+
 def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio: float = 1.0) -> Any:
-    """A DeepSpeed engine that trains the trainable parameters of `model`; needs the process group.
+    """Return a DeepSpeed engine that trains the trainable parameters of `model`. Needs the process group.
 
     The B matrices learn `lora_plus_ratio` times as fast as the rest (LoRA+, Hayou et al., 2024).
     """
@@ -32,7 +41,7 @@ def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio
 
 
 def parameter_groups(model: PeftModel, lora_plus_ratio: float, learning_rate: float) -> list[dict[str, Any]]:
-    """The optimizer's groups, none of them empty: DeepSpeed drops those, and what counts groups then breaks."""
+    """Return the optimizer's groups, none of them empty: DeepSpeed drops empty ones and then miscounts the rest."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     fast = [parameter for name, parameter in trainable if ".lora_B." in name and lora_plus_ratio != 1]
     slow = [parameter for name, parameter in trainable if ".lora_B." not in name or lora_plus_ratio == 1]
@@ -44,9 +53,9 @@ def parameter_groups(model: PeftModel, lora_plus_ratio: float, learning_rate: fl
 
 
 def _forget_first_step(optimizer: Any) -> None:
-    """Without ZeRO, in low precision, DeepSpeed allocates Adam's moments by a step on zero gradients.
+    """Undo the step on zero gradients by which DeepSpeed, without ZeRO, in low precision, allocates Adam's moments.
 
-    Adam then corrects its bias as in a second step (0.74 of the rate at first), and decays the weights once.
+    With it Adam would correct its bias as in a second step (0.74 of the rate at first), and decay the weights once.
     """
     import torch
 
@@ -58,12 +67,13 @@ def _forget_first_step(optimizer: Any) -> None:
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    """Set the rate of every group of the optimizer; LoRA+'s B matrices get their multiple of it."""
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate * group["rate_ratio"]
 
 
 def backward(engine: Any, loss: torch.Tensor) -> None:
-    """`engine.backward(loss)`, in fp16 with the loss scaled at every stage."""
+    """Call `engine.backward(loss)`, in fp16 with the loss scaled at every stage."""
     scale = loss_scale(engine)
     if scale != 1 and engine.zero_optimization_stage() == 0:
         # Without ZeRO DeepSpeed takes the scale out of the gradients, but does not put it into the loss.
@@ -72,7 +82,7 @@ def backward(engine: Any, loss: torch.Tensor) -> None:
 
 
 def take_step(engine: Any) -> None:
-    """`engine.step()`: an optimizer step if this was the last micro-batch, else bookkeeping only."""
+    """Call `engine.step()`: an optimizer step after the last micro-batch, bookkeeping after the others."""
     import torch
 
     if engine.is_gradient_accumulation_boundary() and not hasattr(engine.optimizer, "_global_grad_norm"):
@@ -101,10 +111,10 @@ def take_step(engine: Any) -> None:
 
 @contextmanager
 def joined_forwards(engine: Any, model: Any) -> Iterator[Callable[[], None]]:
-    """Inside, ranks may call `model`, the language model in `engine`, a different number of times each.
+    """Let each rank call `model`, the language model in `engine`, a different number of times inside the block.
 
-    Under ZeRO-3 a forward pass gathers the weights from all ranks. So each says when it begins one, and the function
-    that this yields, which all ranks call when they are through, has them take part in the others' until none is left.
+    Under ZeRO-3 a forward pass gathers the weights from all ranks. So each rank announces its forward passes, and every
+    rank that is through calls the yielded function, which takes part in the others' passes until none is left.
     """
     import torch
 
@@ -138,7 +148,7 @@ def joined_forwards(engine: Any, model: Any) -> Iterator[Callable[[], None]]:
 
 
 def was_skipped(engine: Any) -> bool:
-    """Whether the last optimizer step was not taken, on any rank, since the gradient was not finite."""
+    """Return whether all ranks skipped the last optimizer step because a gradient was not finite."""
     if hasattr(engine.optimizer, "overflow"):
         return bool(engine.optimizer.overflow)
     norm = engine.get_global_grad_norm()
@@ -146,13 +156,13 @@ def was_skipped(engine: Any) -> bool:
 
 
 def gradient_norm(engine: Any) -> float | None:
-    """2-norm of the last step's gradient before clipping; None where DeepSpeed skipped the step."""
+    """Return the 2-norm of the last step's gradient before clipping; None where DeepSpeed skipped the step."""
     norm = engine.get_global_grad_norm()
     return None if norm is None or was_skipped(engine) else float(norm)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory of this process in GiB: on the accelerator, or resident on the CPU."""
+    """Return the peak memory of this process in GiB: on the accelerator, or resident on the CPU."""
     import torch
 
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The keys a DeepSpeed config may have. DeepSpeed itself ignores a misspelt key at the top without a word.
+"""The keys that a DeepSpeed config may have. DeepSpeed itself silently ignores a misspelt key at the top.
 
 A test holds the nested tables equal to DeepSpeed's own models.
 """
@@ -67,7 +67,7 @@ TOP_KEYS = (
     "tensorboard", "wandb", "csv_monitor", "checkpoint", "log_level", "timers",
 )  # fmt: skip
 
-# They change what a step trains on, how it is averaged, or the model itself: the run would not be what it says.
+# They change what a step trains on, how it is averaged, or the model itself: the run's record would be wrong.
 CONTRADICTING = (
     "amp", "autotuning", "compile", "compression_training", "curriculum_learning", "data_efficiency", "elasticity",
     "expert_parallel", "gradient_allreduce_op", "hybrid_engine", "managed_gradient_accumulation", "pipeline",
@@ -82,8 +82,8 @@ CONTRADICTING_INSIDE = {
 
 
 def check_keys(config: dict[str, Any], path: str) -> None:
-    """Raise InputError for a key that DeepSpeed does not know, naming the nearest one, for one that this package
-    cannot honour, and for a block that is no object."""
+    """Raise InputError for a key that DeepSpeed does not know, naming the nearest one, for a key that this package
+    does not support, and for a block that is no object."""
     for key in config:
         if key in CONTRADICTING:
             raise InputError(f"--ds {path}: {key!r} is not supported: it would change what the run trains: remove it")
@@ -96,7 +96,7 @@ def check_keys(config: dict[str, Any], path: str) -> None:
         if block is None and "offload" in name:
             continue  # a way to write "no offload"
         if not isinstance(block, dict):
-            raise InputError(f"--ds {path}: {name!r} is to be an object, not {block!r}")
+            raise InputError(f"--ds {path}: {name!r} is {block!r}: an object is expected")
         for key, value in block.items():
             if key in CONTRADICTING_INSIDE.get(name, ()) and value:
                 raise InputError(f"--ds {path}: {name}.{key} is not supported: remove it")

@@ -1,6 +1,6 @@
-"""The state of training in a form that knows no ranks: whole fp32 tensors by parameter name, and a few numbers.
+"""The state of training, independent of the number of ranks: whole fp32 tensors by parameter name, and a few numbers.
 
-Gathered from and set into any of DeepSpeed's optimizers: ZeRO 0 to 3, fp32 and low precision, with CPU offload.
+It is gathered from and set into any of DeepSpeed's optimizers: ZeRO 0 to 3, fp32 and low precision, with CPU offload.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ _SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis
 
 
 def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """("KIND/PARAMETER" -> fp32 tensor on the CPU, numbers: optimizer steps and loss scaler). Collective.
+    """Return ("KIND/PARAMETER" -> fp32 tensor on the CPU, numbers: optimizer steps and loss scaler). Collective.
 
-    The tensors are copies that later steps leave alone. Before the first step there are masters only.
+    The tensors are copies: later steps do not change them. Before the first step the optimizer has masters only.
     """
     import torch
 
     kinds, steps = _optimizer_kinds(engine)
     plain = _plain_tensors(engine)
-    names, parameters = zip(*_trainable(engine.module), strict=True)
+    names, parameters = zip(*trainable(engine.module), strict=True)
     tensors = {}
     for kind in (MASTER, *kinds):
         if plain is not None:
-            found = [plain[p].get(kind, torch.zeros_like(p, dtype=torch.float32)) for p in parameters]
+            wholes = [plain[p].get(kind, torch.zeros_like(p, dtype=torch.float32)) for p in parameters]
         elif hasattr(parameters[0], "ds_id"):
-            found = [_sharded(parameter, kind) for parameter in parameters]
+            wholes = [_sharded(parameter, kind) for parameter in parameters]
         else:
-            found = _from_fragments(parameters, kind)
-        for name, tensor in zip(names, found, strict=True):
+            wholes = _from_fragments(parameters, kind)
+        for name, tensor in zip(names, wholes, strict=True):
             tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", torch.float32, copy=True)
     return tensors, {"optimizer_steps": steps, "loss_scaler": _scaler_numbers(engine)}
 
 
 def load_masters(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Set the trainable parameters before the engine is made: it derives its own copies from them.
+    """Set the trainable parameters before the engine starts, which derives its own copies from them.
 
     Raises InputError unless the tensors are those of this model.
     """
-    expected = {name: tuple(parameter.shape) for name, parameter in _trainable(model)}
+    expected = {name: tuple(parameter.shape) for name, parameter in trainable(model)}
     for kind in _kinds_in(tensors):
-        found = {key[len(kind) + 1 :]: tuple(t.shape) for key, t in tensors.items() if key.startswith(f"{kind}/")}
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        saved = {key[len(kind) + 1 :]: tuple(t.shape) for key, t in tensors.items() if key.startswith(f"{kind}/")}
+        wrong = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
         if wrong:
             raise InputError(
-                f"checkpoint: {kind} of {wrong[0]} has shape {found.get(wrong[0])}, "
+                f"checkpoint: {kind} of {wrong[0]} has shape {saved.get(wrong[0])}, "
                 f"but the model's has {expected.get(wrong[0])}"
             )
-    for name, parameter in _trainable(model):
+    for name, parameter in trainable(model):
         parameter.data.copy_(tensors[f"{MASTER}/{name}"])
 
 
 def load_state(engine: Any, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
-    """Set masters, moments, step count and loss scaler of a new engine whose model had `load_masters`. Collective."""
+    """Set masters, moments, step count and loss scaler of a new engine, after `load_masters`. Collective."""
     kinds = _kinds_in(tensors)
     steps = numbers["optimizer_steps"]
     if steps is not None:
         _create_optimizer_state(engine, [kind for kind in kinds if kind != MASTER], steps)
     plain = _plain_tensors(engine)
-    for name, parameter in _trainable(engine.module):
+    for name, parameter in trainable(engine.module):
         for kind in kinds:
             value = tensors[f"{kind}/{name}"]
             if plain is None:
@@ -85,17 +85,18 @@ def _kinds_in(tensors: dict[str, torch.Tensor]) -> list[str]:
     return sorted({key.split("/", 1)[0] for key in tensors if not key.startswith(ADALORA)})
 
 
-def _trainable(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def trainable(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield name and parameter of everything that is trained."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _inner_optimizer(engine: Any) -> Any:
-    """The torch optimizer that DeepSpeed wraps, or uses as it is."""
+    """Return the torch optimizer that DeepSpeed wraps, or uses as it is."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def _flat_masters(engine: Any) -> list[torch.Tensor]:
-    """The tensors the inner optimizer keeps its state for."""
+    """Return the tensors that the inner optimizer has a state for."""
     optimizer = engine.optimizer
     # ZeRO 3; ZeRO 1 and 2; bf16 with fp32 accumulation.
     for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
@@ -105,7 +106,7 @@ def _flat_masters(engine: Any) -> list[torch.Tensor]:
 
 
 def _optimizer_kinds(engine: Any) -> tuple[list[str], int | None]:
-    """(names of the optimizer's elementwise states, its step count); ([], None) before the first step."""
+    """Return (names of the optimizer's elementwise states, its step count); ([], None) before the first step."""
     import torch
 
     inner = _inner_optimizer(engine)
@@ -117,7 +118,7 @@ def _optimizer_kinds(engine: Any) -> tuple[list[str], int | None]:
 
 
 def _create_optimizer_state(engine: Any, kinds: list[str], steps: int) -> None:
-    """What the inner optimizer would create in its first step, so that there is something to set."""
+    """Create the state that the inner optimizer would create in its first step."""
     import torch
 
     inner = _inner_optimizer(engine)
@@ -133,7 +134,7 @@ def _create_optimizer_state(engine: Any, kinds: list[str], steps: int) -> None:
 
 
 def _sharded(parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-    """ZeRO 3: one whole master or optimizer state."""
+    """ZeRO 3: return one whole master or optimizer state."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if kind == MASTER:
@@ -142,9 +143,9 @@ def _sharded(parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
 
 
 def _from_fragments(parameters: Sequence[Any], kind: str) -> list[torch.Tensor]:
-    """ZeRO 1 and 2: the whole masters or optimizer states, put together in one collective.
+    """ZeRO 1 and 2: return the whole masters or optimizer states, gathered in one collective.
 
-    DeepSpeed's own `safe_get_full_*` takes one per parameter: 1,260 for SmolLM2's adapter, more than a step's time.
+    DeepSpeed's own `safe_get_full_*` needs one per parameter: 1,260 for SmolLM2's adapter, more than a step's time.
     """
     import torch
 
@@ -162,7 +163,7 @@ def _from_fragments(parameters: Sequence[Any], kind: str) -> list[torch.Tensor]:
 
 
 def own_shard(parameter: Any, value: torch.Tensor) -> torch.Tensor:
-    """ZeRO 3: this rank's part of a whole tensor, zeros behind its end.
+    """ZeRO 3: return this rank's part of a whole tensor, with zeros behind its end.
 
     DeepSpeed's setters of whole tensors fail where a parameter does not divide evenly.
     """
@@ -175,7 +176,7 @@ def own_shard(parameter: Any, value: torch.Tensor) -> torch.Tensor:
 
 
 def set_partitioned(parameter: Any, kind: str, value: torch.Tensor) -> None:
-    """Give the optimizer's own tensor of a parameter that ZeRO has taken apart this value, which all ranks have."""
+    """Set the optimizer's own tensor of a parameter that ZeRO shards to this value, which all ranks have."""
     import deepspeed.utils
 
     if not hasattr(parameter, "ds_id"):
@@ -192,11 +193,11 @@ def set_partitioned(parameter: Any, kind: str, value: torch.Tensor) -> None:
 
 
 def _plain_tensors(engine: Any) -> dict[torch.nn.Parameter, dict[str, torch.Tensor]] | None:
-    """Parameter -> kind -> its master and states, where each rank has them whole (ZeRO 0); else None."""
+    """Return parameter -> kind -> its master and states if each rank has them whole (ZeRO 0); else None."""
     import torch
 
     optimizer, inner = engine.optimizer, _inner_optimizer(engine)
-    parameters = [parameter for _, parameter in _trainable(engine.module)]
+    parameters = [parameter for _, parameter in trainable(engine.module)]
     if any(hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping") for parameter in parameters):
         return None
     views: dict[torch.nn.Parameter, dict[str, torch.Tensor]] = {}

@@ -27,19 +27,19 @@ def train_save_and_answer(config, directory: str):
     import torch
     from peft import set_peft_model_state_dict
 
-    from snake_dist.checkpoint.plain_lora import publishable
+    from snake_dist.checkpoint.plain_lora import plain_adapter
     from snake_dist.checkpoint.saved_adapter import save_adapter
     from snake_dist.cluster.world import agree, world_from_environment
 
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
     trained = train_model(run, model, collate, SilentLog(), Session(run))
-    published = publishable(trained.peft_config, trained.tensors, trained.start)
-    metadata = adapter_metadata(run, published.config, trained.summary)
+    plain = plain_adapter(trained.peft_config, trained.tensors, trained.start)
+    metadata = adapter_metadata(run, plain.config, trained.summary)
 
     def save() -> None:
-        save_adapter(Path(directory), published, run.tokenizer, metadata, model_card(metadata))
-        prove_adapter(Path(directory), published.shapes)
+        save_adapter(Path(directory), plain, run.tokenizer, metadata, model_card(metadata))
+        prove_adapter(Path(directory), plain.shapes)
 
     agree(run.world, save)
     if config.output.ds.endswith("zero3.json"):  # the engine took this model apart: put the tensors on a new one
@@ -52,7 +52,7 @@ def train_save_and_answer(config, directory: str):
             cu_seq_lens_q=torch.tensor([0, len(TOKENS)]),
             use_cache=False,
         ).logits
-    return logits.tolist(), published.shapes
+    return logits.tolist(), plain.shapes
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import pytest
 from transformers import GptOssConfig, LlamaConfig
 
 from snake_dist.model.adapters import AdapterConfig
-from snake_dist.model.base import ModelConfig, base_bytes, load_base
+from snake_dist.model.base import ModelConfig, load_base
 from snake_dist.planning.model_sizes import describe_model
 from snake_dist.zero.config import RunValues, fill_ds_config, read_ds_config
+from snake_dist.zero.parameters import frozen_bytes
 from tests.support.processes import ROOT
 from tests.support.tiny_models import SHAPES, tiny_llama, tiny_model
 
@@ -123,13 +124,12 @@ def test_counted_parameters_are_the_real_ones(tmp_path, family):
 
 def test_four_bit_bytes_are_those_of_bitsandbytes(tmp_path):
     """To the byte: numbers, scales, scales of scales, code tables."""
-    from snake_dist.planning.shapes import Setup
-    from snake_dist.planning.shapes import base_bytes as planned_bytes
+    from snake_dist.planning.shapes import Setup, base_bytes
 
     directory = tiny_llama(tmp_path / "model", hidden_size=256, intermediate_size=704)
-    held = base_bytes(load_base(str(directory), "bfloat16", quantization="nf4").requires_grad_(False))
+    held = frozen_bytes(load_base(str(directory), "bfloat16", quantization="nf4").requires_grad_(False))
     sizes = describe_model(ModelConfig(base_model=str(directory)), AdapterConfig(adapter="qlora"))
-    assert planned_bytes(sizes, Setup(0, 1, nf4=True)) == held
+    assert base_bytes(sizes, Setup(0, 1, nf4=True)) == held
 
 
 BAD_INPUT = {

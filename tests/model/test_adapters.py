@@ -17,7 +17,8 @@ from snake_dist.model.adapters import (
     check_adapter_config,
     rank_schedule,
 )
-from snake_dist.model.base import ModelConfig, check_dtype_here, choose_dtype, find_base, load_base, model_shape
+from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
+from snake_dist.zero.engine import check_dtype_here
 
 
 def test_presets_and_overrides():

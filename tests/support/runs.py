@@ -85,9 +85,9 @@ def uneven_data(path: Path, num_lines: int = 40) -> Path:
 def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]], dict[str, Any]]]:
     """On a rank: train one config after the other in this process, which costs less than starting ranks for each.
 
-    [(metric -> its values step by step, the adapter as it would be published)] of each run.
+    [(metric -> its values step by step, the adapter as it would be saved)] of each run.
     """
-    from snake_dist.checkpoint.plain_lora import publishable
+    from snake_dist.checkpoint.plain_lora import plain_adapter
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.session import Session
@@ -108,6 +108,6 @@ def train_each(configs: list[sd.RunConfig]) -> list[tuple[dict[str, list[float]]
         model, collate = load_model(run)
         log = Log()
         trained = train_model(run, model, collate, log, Session(run))
-        published = publishable(trained.peft_config, trained.tensors, trained.start)
-        outcomes.append((log.values, {name: tensor.float().numpy() for name, tensor in published.tensors.items()}))
+        plain = plain_adapter(trained.peft_config, trained.tensors, trained.start)
+        outcomes.append((log.values, {name: tensor.float().numpy() for name, tensor in plain.tensors.items()}))
     return outcomes

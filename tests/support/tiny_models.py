@@ -98,7 +98,7 @@ def tiny_adapter(
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from snake_dist.checkpoint.plain_lora import Published
+    from snake_dist.checkpoint.plain_lora import PlainAdapter
     from snake_dist.checkpoint.saved_adapter import save_adapter
 
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -110,6 +110,6 @@ def tiny_adapter(
     known = {"base_model": str(base), "dtype": "float32", "style": "compact", "max_completion_tokens": 6}
     known |= {"grid_size": 5, "mode": "classic"} | metadata
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    published = Published(peft.peft_config["default"], tensors, shapes)
-    save_adapter(directory, published, AutoTokenizer.from_pretrained(base), known, "a test's adapter", prompt_hashes)
+    plain = PlainAdapter(peft.peft_config["default"], tensors, shapes)
+    save_adapter(directory, plain, AutoTokenizer.from_pretrained(base), known, "a test's adapter", prompt_hashes)
     return directory

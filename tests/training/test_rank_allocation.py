@@ -83,15 +83,14 @@ def ours(configs):
     """[(losses, {parameter: master}, {parameter: working copy}, state, adapter) of each run]."""
     import torch
 
-    from snake_dist.checkpoint.plain_lora import adapter_start, publishable
-    from snake_dist.checkpoint.saved_adapter import gather_adapter
+    from snake_dist.checkpoint.plain_lora import adapter_start, plain_adapter
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
     from snake_dist.training.loop import Trainer, run_steps
     from snake_dist.training.rank_allocation import rank_allocation
     from snake_dist.zero.engine import start_engine
-    from snake_dist.zero.parameters import whole_parameter
+    from snake_dist.zero.parameters import gather_adapter, whole_parameter
 
     outcomes = []
     for config in configs:
@@ -112,12 +111,12 @@ def ours(configs):
         masters = {name: whole_parameter(engine, p).tolist() for name, p in allocation.parameters.items()}
         state = {name: tensor.tolist() for name, tensor in allocation.state().items()}
         tensors = gather_adapter(model)
-        published = publishable(model.peft_config["default"], tensors, start)
-        assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == published.shapes
+        plain = plain_adapter(model.peft_config["default"], tensors, start)
+        assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == plain.shapes
         engine.destroy()
         del engine, model
         adapter = {name: tensor.tolist() for name, tensor in tensors.items()}
-        outcomes.append((losses, masters, state, adapter, published.config.rank_pattern))
+        outcomes.append((losses, masters, state, adapter, plain.config.rank_pattern))
         torch.distributed.barrier()
     return outcomes
 

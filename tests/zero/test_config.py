@@ -119,7 +119,7 @@ def test_shards_within_a_node_divide_its_ranks():
     [
         ("{", "ds.json:1: not JSON"),
         ("[]", "object"),
-        ('{"bf16": true}', "'bf16' is to be an object"),
+        ('{"bf16": true}', "'bf16' is True: an object"),
         ('{"zero_optimization": {"stage": 4}}', "stage 4: choose from 0, 1, 2, 3"),
         ('{"zero_optimization": {"stage": "2"}}', "stage '2'"),
         ('{"gradient_cliping": 1}', "unknown key 'gradient_cliping': did you mean 'gradient_clipping'"),
