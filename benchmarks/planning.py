@@ -21,8 +21,8 @@ from snake_dist.evaluation.players.trained_prompts import adapter_prompts
 from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, step
 from snake_dist.heuristics.hamiltonian import cycle_slots, shortcut_move, shortcut_path, view_cycle
-from snake_dist.styles.claims import check_claims
-from snake_dist.styles.prompts import parse_moves
+from snake_dist.styles.catalog import check_claims
+from snake_dist.styles.replies import parse_moves
 
 LENGTHS = (1, 2, 5, 10, 20, 40, 60, 80)
 FIRST_SEED = 700_000_000

@@ -102,7 +102,7 @@ def one_at_a_time(player: Any, states: list[State]) -> int:
 def padded(player: Any, states: list[State], rows: int = 64) -> int:
     from snake_dist.data.tokenization import encode_prompt
     from snake_dist.evaluation.players.language_model import greedy_decode
-    from snake_dist.styles.prompts import render_prompt
+    from snake_dist.styles.catalog import render_prompt
 
     prompts = [encode_prompt(player.tokenizer, render_prompt(state, player.style)) for state in states]
     for start in range(0, len(prompts), rows):

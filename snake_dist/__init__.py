@@ -25,7 +25,7 @@ _HOMES = {
     "legal_moves": "snake_dist.game.rules",
     "load_player": "snake_dist.evaluation.players.loading",
     "new_game": "snake_dist.game.rules",
-    "parse_reply": "snake_dist.styles.prompts",
+    "parse_reply": "snake_dist.styles.replies",
     "step": "snake_dist.game.rules",
     "train": "snake_dist.run.finetune",
 }

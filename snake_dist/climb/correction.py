@@ -26,8 +26,9 @@ from snake_dist.game.board import End, State
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.heuristics.hamiltonian import view_cycle
 from snake_dist.heuristics.policies import POLICIES, check_policy
-from snake_dist.styles.completions import declines_apple, render_completion
-from snake_dist.styles.prompts import check_style, parse_moves, render_prompt
+from snake_dist.heuristics.search import declines_apple
+from snake_dist.styles.catalog import STYLES, check_style, check_teacher, render_completion, render_prompt
+from snake_dist.styles.replies import parse_moves
 
 DEATHS = (End.WALL.value, End.SELF.value, End.REVERSAL.value, End.TRAPPED.value, End.INVALID_REPLY.value)
 
@@ -65,8 +66,7 @@ def check_correction(config: Correction) -> None:
     """Raise InputError unless games can be labelled like this."""
     check_policy(config.policy)
     check_style(config.style)
-    if config.style == "cycle" and config.policy != "hamiltonian-shortcuts":
-        raise InputError(f"--style cycle needs --policy hamiltonian-shortcuts: got {config.policy}")
+    check_teacher(config.style, config.policy)
     if not 0 <= config.agreement_rate <= 1:
         raise InputError(f"--agreement-rate {config.agreement_rate}: 0 to 1")
     check_at_least(config, before_death=0, max_lines_per_length=0)
@@ -138,6 +138,7 @@ def _lines(config: Correction, header: Header, episode: Episode, counts: Counter
             "grid_size": episode.grid_size,
             "mode": episode.mode,
             "policy": config.policy,
+            "style": config.style,
             "seed": episode.seed,
             "snake_length": len(position.state.body),
             "reason": position.reason,
@@ -154,7 +155,7 @@ def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> It
         if state.end is not None or state.apple is None:
             continue
         counts["asked"] += 1
-        if config.style == "cycle" and view_cycle(state) is None:
+        if STYLES[config.style].on_cycle and view_cycle(state) is None:
             counts["off_cycle"] += 1
             continue
         completion = render_completion(state, POLICIES[config.policy](state), config.style, config.policy)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snake_dist.data.records import Record
 from snake_dist.errors import InputError
-from snake_dist.styles.prompts import starts_game
+from snake_dist.styles.catalog import read_prompt
 
 UNKNOWN_BLOCK_LINES = 200
 """Lines of an unknown dialect without game ids that stand for one game."""
@@ -38,8 +38,9 @@ def game_keys(records: Iterable[Record], root: str | Path = "") -> Iterator[tupl
         if record.game is not None:
             yield record, f"{relative}#{record.game!r}"
             continue
-        begins = starts_game(record.prompt)
-        if begins or start == 0 or (begins is None and num_lines >= UNKNOWN_BLOCK_LINES):
+        read = read_prompt(record.prompt)
+        is_full = read is None and num_lines >= UNKNOWN_BLOCK_LINES
+        if start == 0 or is_full or (read is not None and read[1].starts_game):
             start, num_lines = record.line, 0
         num_lines += 1
         yield record, f"{relative}@{start}"

@@ -14,8 +14,8 @@ from snake_dist.game.board import End, Move, State
 from snake_dist.game.rules import end_game, legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.completions import begins_shortest_path, declines_apple, is_apple_blocked, render_completion
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.heuristics.search import begins_shortest_path, declines_apple, is_apple_blocked
+from snake_dist.styles.catalog import render_completion, render_prompt
 
 if TYPE_CHECKING:
     from snake_dist.data.generation_config import GenerationConfig
@@ -158,6 +158,7 @@ def _lines(config: GenerationConfig, state: State, taught: Move, index: int) -> 
             "grid_size": config.grid_size,
             "mode": config.mode,
             "policy": config.policy,
+            "style": config.style,
             "seed": config.seed + index,
             "snake_length": len(state.body),
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.game.rules import SEED_RANGES, check_game_options
 from snake_dist.heuristics.policies import check_policy
-from snake_dist.styles.prompts import check_style
+from snake_dist.styles.catalog import STYLES, check_style, check_teacher
 
 FILTERS = (
     "line_rate",
@@ -73,6 +73,13 @@ def check_generation(config: GenerationConfig) -> None:
     check_policy(config.policy)
     check_game_options(config.grid_size, config.mode)
     check_style(config.style)
+    check_teacher(config.style, config.policy)
+    off_cycle = config.mode == "obstacles" or config.random_move_rate or config.augment_symmetries
+    if STYLES[config.style].on_cycle and off_cycle:
+        raise InputError(
+            f"--style {config.style} follows a cycle: not with --mode obstacles, --random-move-rate or "
+            "--augment-symmetries"
+        )
     if config.seed_range not in SEED_RANGES:
         raise InputError(f"unknown seed range {config.seed_range!r}: choose from {', '.join(SEED_RANGES)}")
     check_at_least(config, games=1, max_steps_per_game=0, max_lines_per_length=0)
@@ -92,17 +99,5 @@ def check_generation(config: GenerationConfig) -> None:
             raise InputError(f"{name.replace('_', ' ')} {getattr(config, name)} is outside 0 to {longest}")
     if config.max_snake_length and config.min_snake_length > config.max_snake_length:
         raise InputError(f"snake lengths {config.min_snake_length} to {config.max_snake_length} leave no line")
-    if config.style == "cycle":
-        check_cycle_style(config)
     if not 0 <= config.min_score < config.grid_size**2:
         raise InputError(f"minimum score {config.min_score} is outside 0 to {config.grid_size**2 - 1}")
-
-
-def check_cycle_style(config: GenerationConfig) -> None:
-    """Raise InputError unless all lines can be written in style cycle."""
-    teacher = "hamiltonian-shortcuts"
-    if config.policy != teacher or config.mode == "obstacles" or config.random_move_rate or config.augment_symmetries:
-        raise InputError(
-            f"style cycle needs --policy {teacher}, a mode with a cycle (classic or wrap), and neither "
-            f"--random-move-rate nor --augment-symmetries: got policy {config.policy}, mode {config.mode}"
-        )

@@ -9,7 +9,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, random_below
 from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
-from snake_dist.heuristics.search import free_now, safe_first_moves, shortest_path, tail_distances
+from snake_dist.heuristics.search import apple_distance, free_now, safe_first_moves, shortest_path, tail_distances
 
 _MASK64 = (1 << 64) - 1
 _RANDOM_LEGAL_STREAM = 0x5851F42D4C957F2D  # keeps these draws apart from the apples'
@@ -113,13 +113,6 @@ def check_policy(name: str) -> None:
     """Raise InputError unless `name` is a policy."""
     if name not in POLICIES:
         raise InputError(f"unknown policy {name!r}: choose from {', '.join(POLICIES)}")
-
-
-def apple_distance(state: State, cell: Cell) -> int:
-    """Steps from `cell` to the apple on the empty board: Manhattan distance, over the edges in wrap mode."""
-    assert state.apple is not None
-    gaps = [abs(a - b) for a, b in zip(cell, state.apple, strict=True)]
-    return sum(min(gap, state.grid_size - gap) if state.mode == "wrap" else gap for gap in gaps)
 
 
 def _after(state: State, move: Move) -> Cell:

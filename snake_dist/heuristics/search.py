@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from snake_dist.game.board import Cell, Move, State, destination
-from snake_dist.game.rules import legal_moves
+from snake_dist.game.rules import fatal_reason, legal_moves
 from snake_dist.heuristics.bitboard import as_bits, as_cells, bits, open_cells, spreader
 
 MAX_PATHS_TRIED = 500
@@ -33,6 +33,50 @@ def distances(state: State, start: Cell) -> dict[Cell, int]:
     """
     layers = _layers(state, bits(state.grid_size)[start], _free(state))
     return {cell: steps for steps, layer in enumerate(layers) for cell in as_cells(state.grid_size, layer)}
+
+
+def apple_distance(state: State, cell: Cell) -> int:
+    """Return the steps from `cell` to the apple on the empty board: Manhattan distance, over the edges in wrap mode."""
+    assert state.apple is not None
+    gaps = [abs(a - b) for a, b in zip(cell, state.apple, strict=True)]
+    return sum(min(gap, state.grid_size - gap) if state.mode == "wrap" else gap for gap in gaps)
+
+
+def apple_offset(state: State) -> Cell:
+    """Return (dx, dy) from head to apple; in wrap mode the shorter way round, right or up where both are equal."""
+    assert state.apple is not None
+    dx, dy = state.apple[0] - state.head[0], state.apple[1] - state.head[1]
+    if state.mode != "wrap":
+        return dx, dy
+    n = state.grid_size
+    half = (n - 1) // 2
+    return (dx + half) % n - half, (dy + half) % n - half
+
+
+def declines_apple(state: State, move: Move) -> bool:
+    """Return whether the apple lies beside the head and `move` does not take it."""
+    return any(there == state.apple and taking is not move for taking, there in state.neighbors[state.head])
+
+
+def is_apple_blocked(state: State) -> bool:
+    """Return whether no legal move leads nearer to the apple."""
+    now = apple_distance(state, state.head)
+    nearer = (move for move, there in state.neighbors[state.head] if apple_distance(state, there) < now)
+    return all(fatal_reason(state, move) for move in nearer)
+
+
+def shortest_first_moves(state: State) -> tuple[set[Move], int | None]:
+    """Return (the moves that begin a shortest path to the apple, its length); no moves and None without a path."""
+    assert state.apple is not None
+    to_apple = distances(state, state.apple)
+    lengths = {move: 1 + to_apple[there] for move, there in state.neighbors[state.head] if there in to_apple}
+    shortest = min(lengths.values(), default=None)
+    return {move for move, length in lengths.items() if length == shortest}, shortest
+
+
+def begins_shortest_path(state: State, move: Move) -> bool:
+    """Return whether a shortest path to the apple starts with `move`."""
+    return move in shortest_first_moves(state)[0]
 
 
 def shortest_path(state: State, tail_free: bool = True) -> list[Move] | None:

@@ -19,7 +19,7 @@ from snake_dist.data.selection import Selection, Split, draw, select
 from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
 from snake_dist.run.config import RunConfig
-from snake_dist.styles.prompts import board_of
+from snake_dist.styles.catalog import STYLES, read_prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 DEFAULT_GAMES = 200
 DEFAULT_LINE_RATE = 0.088
 DEFAULT_MAX_STEPS_PER_GAME = 50
-DEFAULT_POLICY = "bfs-safe"
+DEFAULT_STYLE = "compact"
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
 
@@ -104,14 +104,14 @@ def find_board(config: RunConfig) -> Board:
     if not config.data.data:
         return Board(play.grid_size or 10, mode or "classic", style or "compact")
     paths = resolve_paths(config.data.data)
-    seen = board_of(next(read_records(paths, config.data.bad_lines)).prompt)
-    if seen is None:
+    read = read_prompt(next(read_records(paths, config.data.bad_lines)).prompt)
+    if read is None:
         return Board(play.grid_size or 10, mode or "classic", style)
-    style_seen, size_seen, mode_seen = seen
+    prompts_style, shown = read
     return Board(
-        _agreeing("--grid-size", play.grid_size, size_seen, paths[0]),
-        _agreeing("--mode", mode, mode_seen, paths[0]),
-        style or style_seen,
+        _agreeing("--grid-size", play.grid_size, shown.grid_size, paths[0]),
+        _agreeing("--mode", mode, shown.mode, paths[0]),
+        style or prompts_style,
     )
 
 
@@ -123,16 +123,17 @@ def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
 
 def default_generation(board: Board, seed: int) -> GenerationConfig:
     """Return the configuration of this board's default data set."""
-    on_cycle = board.style == "cycle"
+    name = board.style or DEFAULT_STYLE
+    style = STYLES[name]
     return GenerationConfig(
-        policy="hamiltonian-shortcuts" if on_cycle else DEFAULT_POLICY,
+        policy=style.teacher,
         grid_size=board.grid_size,
         mode=board.mode,
-        style=board.style or "compact",
+        style=name,
         games=DEFAULT_GAMES,
         line_rate=DEFAULT_LINE_RATE,
         max_steps_per_game=DEFAULT_MAX_STEPS_PER_GAME,
-        random_move_rate=0.0 if on_cycle else DEFAULT_RANDOM_MOVE_RATE,
+        random_move_rate=0.0 if style.on_cycle else DEFAULT_RANDOM_MOVE_RATE,
         seed=seed,
     )
 

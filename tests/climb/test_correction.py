@@ -21,8 +21,8 @@ from snake_dist.game.board import State, destination
 from snake_dist.game.rules import legal_moves
 from snake_dist.heuristics.hamiltonian import view_cycle
 from snake_dist.heuristics.policies import POLICIES, bfs_safe
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import parse_moves, render_prompt
+from snake_dist.styles.catalog import render_completion, render_prompt
+from snake_dist.styles.replies import parse_moves
 
 FALSE = {"at": "at 99", "ok": "ok."}
 """No slot of a 6 x 6 board; no legal move."""

@@ -11,7 +11,7 @@ from snake_dist.data.records import Record
 from snake_dist.errors import InputError
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.prompts import PROMPT_STYLES, render_prompt
+from snake_dist.styles.catalog import PROMPT_STYLES, render_prompt
 
 
 def records(prompts: list[str], games: list[str | int | None], file: str = "a.jsonl") -> list[Record]:

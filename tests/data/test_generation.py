@@ -25,8 +25,9 @@ from snake_dist.game.board import MODES, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, legal_moves, new_game, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_cell, transform_move, transform_state
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.completions import begins_shortest_path, render_completion
-from snake_dist.styles.prompts import parse_moves, parse_reply, render_prompt
+from snake_dist.heuristics.search import begins_shortest_path
+from snake_dist.styles.catalog import render_completion, render_prompt
+from snake_dist.styles.replies import parse_moves, parse_reply
 from tests.support.processes import launcher, run_program
 
 SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)
@@ -74,6 +75,7 @@ def test_a_data_set_is_its_games_move_by_move_to_the_last(tmp_path: Path, mode: 
                     "grid_size": 5,
                     "mode": mode,
                     "policy": "bfs",
+                    "style": "board",
                     "seed": 39 + number,
                     "snake_length": len(state.body),
                 }
@@ -288,7 +290,8 @@ def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
         ({"min_snake_length": 26}, "min snake length 26 is outside 0 to 25"),
         ({"min_snake_length": 9, "max_snake_length": 8}, "lengths 9 to 8 leave no line"),
         ({"max_lines_per_length": -1}, "--max-lines-per-length -1: at least 0"),
-        ({"style": "cycle"}, "style cycle needs --policy hamiltonian-shortcuts.*got policy bfs"),
+        ({"style": "cycle"}, "--style cycle needs --policy hamiltonian-shortcuts: got bfs"),
+        ({"style": "cycle", "policy": "hamiltonian-shortcuts", "mode": "obstacles"}, "not with --mode obstacles"),
     ],
 )
 def test_a_bad_configuration_is_refused_before_anything_is_written(

@@ -12,8 +12,8 @@ import pytest
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import SEED_RANGES, legal_moves, new_game, step
-from snake_dist.heuristics.policies import POLICIES, apple_distance, check_policy, random_legal
-from snake_dist.heuristics.search import distances, shortest_path
+from snake_dist.heuristics.policies import POLICIES, check_policy, random_legal
+from snake_dist.heuristics.search import apple_distance, distances, shortest_path
 from tests.support.positions import positions
 
 # Mean apples on 6x6 in 2,000 games of an independent implementation; steps to fill where all games fill it.

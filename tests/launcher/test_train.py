@@ -90,8 +90,7 @@ def sentence_lines(num_games: int) -> str:
     """Lines as third parties bring them: v0.04 sentences, prompt and completion only, game after game."""
     from snake_dist.game.rules import new_game, step
     from snake_dist.heuristics.policies import bfs
-    from snake_dist.styles.completions import render_completion
-    from snake_dist.styles.prompts import render_prompt
+    from snake_dist.styles.catalog import render_completion, render_prompt
 
     lines = []
     for seed in range(num_games):

@@ -19,7 +19,7 @@ from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
 from snake_dist.run.games import plays_at
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import logged, tiny_config, train_each

@@ -7,13 +7,12 @@ import pytest
 from snake_dist.game.board import MODES
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.claims import check_claims
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import STYLES, parse_reply
+from snake_dist.styles.catalog import STYLES, check_claims, render_completion
+from snake_dist.styles.replies import parse_reply
 
 NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, "facts": 6, "path": 7, "cycle": 4}
 """Of a completion, beside one for each move that it says the end of."""
-POLICY = dict.fromkeys(STYLES, "bfs-safe") | {"cycle": "hamiltonian-shortcuts"}
+POLICY = {name: style.teacher for name, style in STYLES.items()}
 
 
 def num_claims(style, completion):
@@ -22,7 +21,7 @@ def num_claims(style, completion):
 
 
 def modes(style):
-    return [mode for mode in MODES if style != "cycle" or mode != "obstacles"]
+    return [mode for mode in MODES if not STYLES[style].on_cycle or mode != "obstacles"]
 
 
 def positions(mode, policy="bfs-safe"):
@@ -82,6 +81,11 @@ def test_false_claims_are_marked_where_they_stand(text, claim):
     reply = text if "Moves: " in text else f"{text}. Move: UP"
     false = [reply[found.start : found.end] for found in check_claims(state, reply) if not found.true]
     assert claim in false
+
+
+def test_claims_about_a_cycle_are_false_where_there_is_none():
+    claims = check_claims(new_game(6, 1, "obstacles"), "at 1 apple 3 tail 4 follow. Moves: U5")
+    assert [claim.true for claim in claims] == [False] * 5
 
 
 def test_a_reply_without_our_claims_makes_none():

@@ -15,8 +15,8 @@ from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.hamiltonian import cycle_slots
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import STYLES, parse_moves, parse_reply, render_prompt
+from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
+from snake_dist.styles.replies import parse_moves, parse_reply
 
 DELTAS = {"UP": (0, 1), "RIGHT": (1, 0), "DOWN": (0, -1), "LEFT": (-1, 0)}
 FATAL = (End.WALL, End.SELF, End.REVERSAL)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, Cell, End, State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
-from snake_dist.styles.prompts import PROMPT_STYLES, render_prompt, starts_game
+from snake_dist.styles.catalog import PROMPT_STYLES, STYLES, prompt_style, read_prompt, render_prompt
+from snake_dist.styles.style import Shown
 
 CLASSIC = State(8, "classic", ((2, 0), (3, 0), (4, 0), (4, 1)), (0, 7), frozenset(), rng=1, score=3)
 WRAP = replace(CLASSIC, mode="wrap")
@@ -142,14 +143,14 @@ def test_different_positions_have_different_prompts(grid_size: int, seed: int, m
 @pytest.mark.parametrize("style", PROMPT_STYLES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("grid_size", [4, 8, 10, 12])
-def test_starts_game_knows_every_style(style: str, mode: str, grid_size: int) -> None:
+def test_prompts_of_every_style_are_read(style: str, mode: str, grid_size: int) -> None:
     state = new_game(grid_size, 7, mode)
-    assert starts_game(render_prompt(state, style)) is True
-    assert starts_game(render_prompt(state, style) + "\n") is True
+    assert read_prompt(render_prompt(state, style)) == (style, Shown(grid_size, mode, starts_game=True))
+    assert read_prompt(render_prompt(state, style) + "\n") == (style, Shown(grid_size, mode, starts_game=True))
     moved = step(state, next(move for move, there in state.neighbors[state.head] if there != state.apple))
-    assert starts_game(render_prompt(moved, style)) is False
+    assert read_prompt(render_prompt(moved, style)) == (style, Shown(grid_size, mode, starts_game=False))
     grown = replace(state, body=(state.head, moved.head))
-    assert starts_game(render_prompt(grown, style)) is False
+    assert read_prompt(render_prompt(grown, style)) == (style, Shown(grid_size, mode, starts_game=False))
 
 
 @pytest.mark.parametrize(
@@ -167,5 +168,13 @@ def test_starts_game_knows_every_style(style: str, mode: str, grid_size: int) ->
         "You are playing Snake on a 10x10 grid.\n- Snake head position: 5, 5\n- Snake length: 1\n",
     ],
 )
-def test_starts_game_says_none_to_unknown_text(prompt: str) -> None:
-    assert starts_game(prompt) is None
+def test_no_style_reads_unknown_text(prompt: str) -> None:
+    assert read_prompt(prompt) is None
+
+
+def test_styles_with_one_prompt_are_read_as_the_first_of_them() -> None:
+    for style in STYLES:
+        shown = read_prompt(render_prompt(CLASSIC, style))
+        assert shown is not None
+        assert shown[0] == prompt_style(style)
+    assert [prompt_style(style) for style in ("move", "facts", "path", "cycle")] == ["compact"] * 3 + ["cycle"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snake_dist.game.board import Move
-from snake_dist.styles.prompts import parse_moves, parse_reply
+from snake_dist.styles.replies import parse_moves, parse_reply
 
 ACCEPTED = {
     "UP": ["UP", " UP\n", "UP.", "UP. The apple is up there.", "Move: UP", "Move: UP.", "Conclusion: UP"],

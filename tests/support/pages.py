@@ -12,8 +12,7 @@ from snake_dist.evaluation.report.numbers import write_report
 from snake_dist.evaluation.report.page import write_page
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_completion, render_prompt
 from tests.support.planner import Planner
 
 HOSTILE = "</script><script>document.title = 'taken over'</script>"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.rules import step
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 
 @dataclass

@@ -18,8 +18,9 @@ from snake_dist.evaluation.players.protocol import Answer, Player, converse
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, fatal_reason, new_game, step
 from snake_dist.game.symmetry import inverse, transform_move, transform_state
-from snake_dist.styles.claims import Claim, check_claims
-from snake_dist.styles.prompts import parse_moves
+from snake_dist.styles.catalog import check_claims
+from snake_dist.styles.replies import parse_moves
+from snake_dist.styles.style import Claim
 
 
 @dataclass(frozen=True, slots=True)

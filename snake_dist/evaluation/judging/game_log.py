@@ -16,7 +16,7 @@ from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import check_game_options, end_game, new_game, step
-from snake_dist.styles.claims import Claim
+from snake_dist.styles.style import Claim
 
 FORMAT = "snake_dist game 1"
 

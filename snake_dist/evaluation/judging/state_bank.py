@@ -18,10 +18,9 @@ from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_state
 from snake_dist.heuristics.policies import bfs_safe
-from snake_dist.heuristics.search import optimal_moves, safe_first_moves, tail_distances
-from snake_dist.styles.claims import check_claims
-from snake_dist.styles.completions import begins_shortest_path
-from snake_dist.styles.prompts import parse_reply
+from snake_dist.heuristics.search import begins_shortest_path, optimal_moves, safe_first_moves, tail_distances
+from snake_dist.styles.catalog import check_claims
+from snake_dist.styles.replies import parse_reply
 
 STATES_PER_GAME = 8
 """One in each of 8 equal bands of snake length."""

@@ -16,7 +16,7 @@ from typing import Any
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable of the key; read at each request, never stored, logged or shown."""
@@ -40,7 +40,7 @@ class EndpointPlayer:
     """Up to and without `/chat/completions`; ends in /v1 as a rule."""
     model: str
     style: str
-    """One of `game.text.STYLES`."""
+    """One of `catalog.STYLES`."""
     max_new_tokens: int
     pause_s: float = 1.0
     """Before the second try; doubled before each further one."""

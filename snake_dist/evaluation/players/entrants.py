@@ -25,7 +25,7 @@ from snake_dist.evaluation.players.vllm_model import uses_vllm
 from snake_dist.files import ADAPTER_DIR
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model import base
-from snake_dist.styles.prompts import check_style
+from snake_dist.styles.catalog import check_style
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect, which play beside everybody."""

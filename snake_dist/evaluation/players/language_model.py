@@ -11,8 +11,7 @@ from snake_dist.data.tokenization import encode_completion, encode_prompt
 from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,7 +47,7 @@ class LanguageModelPlayer:
     inference_mode, since what ZeRO-3 gathers in it could not be trained with afterwards."""
     tokenizer: PreTrainedTokenizerBase
     style: str
-    """One of `game.text.STYLES`: the one the adapter was trained on."""
+    """One of `catalog.STYLES`: the one the adapter was trained on."""
     max_new_tokens: int
     """A reply stops here if no end-of-sequence token came before."""
     batch_size: int
@@ -108,7 +107,7 @@ class LanguageModelPlayer:
         """What the adapter will probably say: what its teacher would. It only saves time; see `SlotDecoder`."""
         if not self.adapter or self.examples:
             return []
-        policy = "hamiltonian-shortcuts" if self.style == "cycle" else "bfs-safe"
+        policy = STYLES[self.style].teacher
         try:
             said = render_completion(state, POLICIES[policy](state), self.style, policy)
         except ValueError:  # no words for it: every move is fatal, or the snake is off the cycle

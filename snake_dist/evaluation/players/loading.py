@@ -13,7 +13,7 @@ from snake_dist.evaluation.players.protocol import Player
 from snake_dist.evaluation.players.vllm_model import load_vllm_players, uses_vllm
 from snake_dist.files import sha256_of
 from snake_dist.model import base
-from snake_dist.styles.prompts import check_style
+from snake_dist.styles.catalog import check_style
 
 if TYPE_CHECKING:
     import torch

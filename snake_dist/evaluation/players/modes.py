@@ -16,9 +16,8 @@ from snake_dist.evaluation.players.language_model import EXAMPLE_END, LanguageMo
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import new_game, step
-from snake_dist.heuristics.policies import bfs_safe
-from snake_dist.styles.completions import render_completion
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.heuristics.policies import POLICIES
+from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
 
 STEPS_BETWEEN_EXAMPLES = 23
 MAX_ROWS = 64
@@ -26,17 +25,17 @@ MAX_ROWS = 64
 
 
 def with_examples(player: LanguageModelPlayer, num_examples: int, grid_size: int, mode: str) -> LanguageModelPlayer:
-    """The player with so many positions of bfs-safe games before each prompt, each from another training game."""
+    """Return the player with this many positions before each prompt, each from another training game of the teacher."""
+    teacher = STYLES[player.style].teacher
+    decide = POLICIES[teacher]
     shown = []
     for seed in range(num_examples):
         state = new_game(grid_size, seed, mode)
         for _ in range(STEPS_BETWEEN_EXAMPLES * (seed + 1)):
-            after = step(state, bfs_safe(state))
+            after = step(state, decide(state))
             state = state if after.end is not None else after
-        prompt = render_prompt(state, player.style)
-        shown.append(
-            prompt + SEPARATOR + render_completion(state, bfs_safe(state), player.style, "bfs-safe") + EXAMPLE_END
-        )
+        completion = render_completion(state, decide(state), player.style, teacher)
+        shown.append(render_prompt(state, player.style) + SEPARATOR + completion + EXAMPLE_END)
     return replace(player, examples="".join(f"{example}\n" for example in shown))
 
 

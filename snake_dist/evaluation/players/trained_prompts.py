@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from snake_dist.checkpoint.saved_adapter import read_metadata, read_prompt_hashes
 from snake_dist.data.tokenization import hash_prompt, is_among
 from snake_dist.game.board import State
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 if TYPE_CHECKING:
     import numpy as np

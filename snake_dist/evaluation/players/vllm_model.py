@@ -16,7 +16,7 @@ from snake_dist.data.tokenization import encode_prompt
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
 from snake_dist.model import base
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, adapte
 from snake_dist.game.board import End, State
 from snake_dist.game.symmetry import transform_state
 from snake_dist.heuristics.policies import POLICIES, check_policy
-from snake_dist.styles.claims import Claim
-from snake_dist.styles.prompts import parse_moves
+from snake_dist.styles.replies import parse_moves
+from snake_dist.styles.style import Claim
 
 LOSSES = tuple(end.value for end in End if end not in (End.BOARD_FULL, End.STEP_CAP))
 """Ends that the player brought about."""

@@ -23,7 +23,7 @@ from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants,
 from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.files import broken_files
 from snake_dist.game.symmetry import transform_state
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_adapter
 

@@ -12,7 +12,7 @@ from snake_dist.evaluation.players.protocol import Answer, HeuristicPlayer
 from snake_dist.game.board import MODES, Move
 from snake_dist.game.symmetry import NUM_SYMMETRIES, inverse, transform_move
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 from tests.support.planner import Planner
 
 MAX_STEPS = 60

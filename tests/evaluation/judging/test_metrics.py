@@ -12,7 +12,8 @@ from snake_dist.evaluation.judging.intervals import paired_gain, quantile
 from snake_dist.evaluation.judging.metrics import gains, summarize
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.board import MODES
-from snake_dist.heuristics.policies import POLICIES, apple_distance
+from snake_dist.heuristics.policies import POLICIES
+from snake_dist.heuristics.search import apple_distance
 
 
 @pytest.fixture(scope="module", params=MODES)

@@ -11,7 +11,7 @@ from snake_dist.game.rules import legal_moves
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_state
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.heuristics.search import safe_first_moves, tail_distances
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 SIZE = 64
 

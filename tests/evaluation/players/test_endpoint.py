@@ -15,7 +15,7 @@ from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.players.endpoint import INSTRUCTION, EndpointPlayer
 from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants
 from snake_dist.game.rules import SEED_RANGES, new_game
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 KEY = "sk-very-secret"
 

@@ -10,7 +10,8 @@ from snake_dist.evaluation.players.modes import ConstrainedPlayer, with_examples
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model.base import load_base, load_tokenizer
-from snake_dist.styles.prompts import parse_reply, render_prompt
+from snake_dist.styles.catalog import render_prompt
+from snake_dist.styles.replies import parse_reply
 
 CHOICES = ("Move: UP", "Move: DOWN", "Move: LEFT", "Move: RIGHT")
 

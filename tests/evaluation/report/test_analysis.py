@@ -17,7 +17,7 @@ from snake_dist.evaluation.players.trained_prompts import TrainedPrompts
 from snake_dist.evaluation.report import analysis
 from snake_dist.evaluation.report.analysis import LOSSES, Analysis, analyse
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.prompts import render_prompt
+from snake_dist.styles.catalog import render_prompt
 
 
 class Liar:
