@@ -66,6 +66,12 @@ class TokenizedDataset:
         return self.meta["fingerprint"]
 
     @property
+    def style(self) -> str | None:
+        """The style that every line names, if all name one and the same."""
+        styles = self.meta.get("styles", ())  # not in what was tokenized before lines named theirs
+        return styles[0] if len(styles) == 1 else None
+
+    @property
     def lengths(self) -> np.ndarray:
         """int32 [examples]: tokens of each example; mapped, not read."""
         return self._index["num_tokens"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
+from snake_dist.styles.catalog import STYLES
 
 BAD_LINES = ("stop", "skip")
 MAX_LINE_BYTES = 1 << 20
@@ -39,6 +40,8 @@ class Record:
     """Path of the file, as found."""
     line: int
     """Line number in the file, from 1."""
+    style: str | None = None
+    """The line's `style` if it is one of `catalog.STYLES`: what it was generated in."""
 
     @property
     def place(self) -> str:
@@ -166,11 +169,20 @@ def _parse(raw: bytes, file: str, number: int, max_line_bytes: int) -> Record:
         raise _BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None
     if not isinstance(fields, dict):
         raise _BadLine("not a JSON object")
-    game, seed = fields.get("game_id"), fields.get("seed")
+    game, seed, style = fields.get("game_id"), fields.get("seed"), fields.get("style")
     if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
         raise _BadLine("game_id is neither a string nor an integer")
     is_seed = isinstance(seed, int) and not isinstance(seed, bool)
-    return Record(_text(fields, "prompt"), _text(fields, "completion"), game, seed if is_seed else None, file, number)
+    is_style = isinstance(style, str) and style in STYLES
+    return Record(
+        _text(fields, "prompt"),
+        _text(fields, "completion"),
+        game,
+        seed if is_seed else None,
+        file,
+        number,
+        style if is_style else None,
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -95,6 +95,7 @@ def _write_tokens(
 ) -> dict[str, Any]:
     games: dict[str, int] = {}
     file_names: dict[str, int] = {}
+    styles: set[str | None] = set()
     content = hashlib.sha256()
     end = num_examples = 0
     keyed = iter(keyed_records)
@@ -125,6 +126,7 @@ def _write_tokens(
             index_file.write(index.tobytes())
             content.update(index["num_prompt_tokens"].tobytes() + index["game"].tobytes())
             num_examples += len(chunk)
+            styles |= {record.style for record, _ in chunk}
     # In place, in the file: 80 MB for ten million lines, none of it this process's own.
     np.memmap(directory / "prompt_hashes.bin", dtype=np.uint64, mode="r+").sort()
     (directory / "games.json").write_text(json.dumps(list(games)))
@@ -132,6 +134,7 @@ def _write_tokens(
         "num_examples": num_examples,
         "num_tokens": end,
         "files": list(file_names),
+        "styles": sorted(styles, key=str),
         "fingerprint": content.hexdigest(),
     }
 

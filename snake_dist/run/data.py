@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from snake_dist.data.selection import Selection, Split, draw, select
 from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
 from snake_dist.run.config import RunConfig
-from snake_dist.styles.catalog import STYLES, read_prompt
+from snake_dist.styles.catalog import STYLES, prompt_style, read_prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,6 +113,18 @@ def find_board(config: RunConfig) -> Board:
         _agreeing("--mode", mode, shown.mode, paths[0]),
         style or prompts_style,
     )
+
+
+def name_style(board: Board, config: RunConfig, dataset: TokenizedDataset) -> Board:
+    """Return the board in the style that all lines name, if prompts show one of several: `move`, not `compact`.
+
+    The board as it is where --style says another, where lines name none or several, and where what they name has
+    other prompts than the first line.
+    """
+    named = dataset.style
+    if config.play.style != "auto" or named is None or prompt_style(named) != board.style:
+        return board
+    return replace(board, style=named)
 
 
 def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:

@@ -27,6 +27,7 @@ from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import RunConfig
 from snake_dist.run.preparation import Run
 from snake_dist.run.session import Session
+from snake_dist.styles.catalog import prompt_style
 from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import joined_forwards
 
@@ -96,7 +97,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     )
     spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
     games = _judged_games(run)
-    asked = f"{board.style} prompts, {loaded['base'].max_new_tokens} tokens"
+    asked = f"{prompt_style(str(board.style))} prompts, {loaded['base'].max_new_tokens} tokens"
     identities = {"base": f"{run.base_location} {run.dtype}, {asked}", "adapter": adapter_identity(adapter_dir)}
     log_directory = run.output_dir / REPORT_DIR / GAMES_DIR
     # Read by rank 0 only: all ranks must play the same games.

@@ -26,7 +26,7 @@ from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig, check_run_config
-from snake_dist.run.data import Board, RunData, find_board, prepare_data
+from snake_dist.run.data import Board, RunData, find_board, name_style, prepare_data
 from snake_dist.training.loop import Share, TrainingConfig
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
 from snake_dist.zero.engine import check_dtype_here
@@ -147,7 +147,7 @@ def _prepare_run(
         dtype=dtype,
         ds_config=ds_config,
         tokenizer=tokenizer,
-        board=board,
+        board=name_style(board, config, data.dataset),
         data=data,
         num_steps=num_steps,
         stream=stream,

@@ -29,10 +29,10 @@ def names(root: Path, *patterns: str) -> list[str]:
 
 
 def test_a_line_becomes_a_record(tmp_path: Path) -> None:
-    line = {"prompt": "p ü", "completion": "c", "game_id": 7, "seed": 5, "policy": "bfs", "extra": [1, None]}
+    line = {"prompt": "p ü", "completion": "c", "game_id": 7, "seed": 5, "style": "move", "extra": [1, None]}
     path = write(tmp_path / "a.jsonl", json.dumps(line, ensure_ascii=False).encode(), b" ", GOOD + b"\r", b"")
     first, second = read_records([path])
-    assert first == Record("p ü", "c", 7, 5, str(path), 1)
+    assert first == Record("p ü", "c", 7, 5, str(path), 1, "move")
     assert second == Record("head 36", "Move: UP", None, None, str(path), 3)
     assert second.place == f"{path}:3"
 

@@ -25,7 +25,7 @@ from snake_dist.evaluation.players.vllm_model import uses_vllm
 from snake_dist.files import ADAPTER_DIR
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.model import base
-from snake_dist.styles.catalog import check_style
+from snake_dist.styles.catalog import check_style, prompt_style
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect, which play beside everybody."""
@@ -84,7 +84,7 @@ def find_entrants(words: Sequence[str], options: PlayerOptions) -> tuple[list[En
                 f"--player adapter {directory}: was trained on prompts of no known style, so it cannot play"
             )
         engine = ", vLLM" if uses_vllm(directory) else ""
-        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {style} prompts"
+        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {prompt_style(style)} prompts"
         if base_identity not in bases:
             bases[base_identity] = "base" if not bases else f"base of {label}"
             identity = f"{base_identity}, {limit} tokens{engine}"

@@ -1,0 +1,83 @@
+"""What board a run finds in its data, and in which style it says that it was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snake_dist.data.dataset import open_dataset
+from snake_dist.model.base import load_tokenizer
+from snake_dist.run.config import parse_run_config
+from snake_dist.run.data import Board, default_generation, find_board, name_style
+from snake_dist.styles.catalog import STYLES
+from tests.support.runs import tiny_data
+from tests.support.tiny_models import tiny_tokenizer
+
+COMPACT = Board(5, "classic", "compact")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(str(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+
+
+def generated(directory: Path, style: str) -> list[dict[str, Any]]:
+    policy = STYLES[style].teacher
+    tiny_data(directory / style, style=style, policy=policy, max_steps_per_game=6)
+    (path,) = (directory / style).glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def found_board(path: Path, lines: list[dict[str, Any]], tokenizer: Any, *flags: str) -> Board:
+    """The board of a run on these lines, as its record says it."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = parse_run_config(["--data", str(path), *flags])
+    cache = path.with_suffix("")
+    dataset = open_dataset(config.data.data, tokenizer, bad_lines="stop", for_training=True, cache=cache)
+    return name_style(find_board(config), config, dataset)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_run_knows_the_style_of_generated_lines(tmp_path: Path, tokenizer: Any, style: str) -> None:
+    lines = generated(tmp_path, style)
+    assert {line["style"] for line in lines} == {style}
+    assert found_board(tmp_path / "x.jsonl", lines, tokenizer) == Board(5, "classic", style)
+
+
+def test_the_style_is_that_of_the_prompt_where_lines_do_not_agree_on_one(tmp_path: Path, tokenizer: Any) -> None:
+    move, facts = generated(tmp_path, "move"), generated(tmp_path, "facts")
+    unnamed = [{key: value for key, value in line.items() if key != "style"} for line in move]
+    cases = {
+        "two": move + facts,
+        "some": move + unnamed[:1],
+        "none": unnamed,
+        "unknown": [line | {"style": "haiku"} for line in move],
+        "no name": [line | {"style": ["move"]} for line in move],
+        "another prompt": [line | {"style": "short"} for line in move],
+    }
+    for name, lines in cases.items():
+        assert found_board(tmp_path / f"{name}.jsonl", lines, tokenizer) == COMPACT, name
+    assert found_board(tmp_path / "flag.jsonl", move, tokenizer, "--style", "compact") == COMPACT
+
+
+def test_data_tokenized_before_lines_named_their_style_is_still_used(tmp_path: Path, tokenizer: Any) -> None:
+    lines, path = generated(tmp_path, "move"), tmp_path / "x.jsonl"
+    assert found_board(path, lines, tokenizer).style == "move"
+    (meta,) = (tmp_path / "x").glob("*/meta.json")
+    old = {key: value for key, value in json.loads(meta.read_text()).items() if key != "styles"}
+    meta.write_text(json.dumps(old))
+    config = parse_run_config(["--data", str(path)])
+    dataset = open_dataset(config.data.data, tokenizer, bad_lines="stop", for_training=True, cache=tmp_path / "x")
+    assert name_style(find_board(config), config, dataset) == COMPACT
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_default_data_of_any_style_can_be_generated(style: str) -> None:
+    from snake_dist.data.generation_config import check_generation
+
+    config = default_generation(Board(5, "classic", style), seed=0)
+    check_generation(config)
+    assert (config.policy, config.style) == (STYLES[style].teacher, style)
