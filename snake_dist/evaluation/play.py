@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.errors import InputError, check_at_least
-from snake_dist.evaluation.judging.comparison import compare
-from snake_dist.evaluation.judging.episodes import Episode, game_seeds
+from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.episodes import Episode, Games, game_seeds
 from snake_dist.evaluation.judging.human_logs import read_human_games
-from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.judging.spread import Ranks
+from snake_dist.evaluation.judging.state_bank import build_bank
 from snake_dist.evaluation.players.entrants import (
     Entrant,
     PlayerOptions,
@@ -100,14 +100,15 @@ def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 
     if config.report and config.ladder:
         entrants += ladder_entrants(entrants)
     human_games = read_human_games(config.human_log, games)
-    bank_states = config.bank_states if config.report else 0
     adapters = split_adapters(config.player)[1]
     trained = {name: adapter_prompts(directory) for name, directory in adapters.items()}
 
     def is_trained(state: State) -> bool:
         return any(prompts is not None and prompts.hold(state) for prompts in trained.values())
 
-    results, episodes = compare(entrants, games, config.report, bank_states, human_games, is_trained, ranks)
+    num_states = config.bank_states if config.report else 0
+    bank = build_bank(games.grid_size, games.mode, num_states, is_trained=is_trained)
+    results, episodes = judge(entrants, games, bank, config.report, human_games=human_games, ranks=ranks)
     results["trained_positions"] = {name: prompts and len(prompts.hashes) for name, prompts in trained.items()}
     if results["players"] and ranks.is_main:
         print(render_table(results["players"]))

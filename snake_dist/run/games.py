@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from snake_dist.cluster.world import agree, gather
-from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.match import Games, finished_games, judge
+from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
 from snake_dist.evaluation.judging.metrics import summarize
-from snake_dist.evaluation.judging.spread import SpreadPlayer
+from snake_dist.evaluation.judging.spread import Ranks, SpreadPlayer
+from snake_dist.evaluation.judging.state_bank import build_bank
+from snake_dist.evaluation.players.entrants import LADDER, Entrant, ladder_entrants
 from snake_dist.evaluation.players.language_model import LanguageModelPlayer
 from snake_dist.evaluation.players.loading import BATCH_SIZE, adapter_identity, load_model_players
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten, write_report
 from snake_dist.evaluation.report.page import write_page
-from snake_dist.files import GAMES_DIR, REPORT_DIR
+from snake_dist.files import REPORT_DIR
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import RunConfig
@@ -31,6 +32,9 @@ from snake_dist.styles.catalog import prompt_style
 from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import joined_forwards
 
+RUN_LADDER = LADDER[:-1]
+"""Heuristics that play the same games at a run's end: all but the perfect one."""
+NUM_BANK_STATES = 40
 IN_TRAINING = ("games", "apples", "legal_move_rate", "format_valid_rate", "end_shares")
 """What is logged of the games in training."""
 
@@ -77,7 +81,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
                 session.watch.beat()
                 return gather(answers, world)
 
-            summary = summarize(games.play(SpreadPlayer(player, world.rank, world.size, gathered)))
+            summary = summarize(play_games(SpreadPlayer(player, world.rank, world.size, gathered), games))
         played = flatten({name: summary[name] for name in IN_TRAINING}, "eval/play")
         return played | {"eval/play/seconds": time.perf_counter() - started}
 
@@ -85,7 +89,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
 
 
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
-    """Load the adapter afresh and play; the decoding is spread over all ranks, the results are the same on each.
+    """Load the adapter afresh and play it beside its base and heuristics; all ranks play, and get the same results.
 
     Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
     """
@@ -95,31 +99,17 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
         base.device_for(world.local_rank),
         trust_remote_code=run.config.model.trust_remote_code,
     )
-    spread = {name: SpreadPlayer(player, world.rank, world.size, session.gather) for name, player in loaded.items()}
-    games = _judged_games(run)
     asked = f"{prompt_style(str(board.style))} prompts, {loaded['base'].max_new_tokens} tokens"
-    identities = {"base": f"{run.base_location} {run.dtype}, {asked}", "adapter": adapter_identity(adapter_dir)}
-    log_directory = run.output_dir / REPORT_DIR / GAMES_DIR
-    # Read by rank 0 only: all ranks must play the same games.
-    finished = agree(world, partial(finished_games, games, identities, log_directory))
+    models = [
+        Entrant("base", "model", f"{run.base_location} {run.dtype}, {asked}", lambda: loaded["base"]),
+        Entrant("adapter", "model", adapter_identity(adapter_dir), lambda: loaded["adapter"], base="base"),
+    ]
+    heuristics = [replace(each, base="base", on_bank=False) for each in ladder_entrants(models, RUN_LADDER)]
+    games = _judged_games(run)
     known = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
     trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
-
-    with tqdm(total=2 * len(games.seeds), desc="playing", unit="game", miniters=0, disable=not world.is_main) as bar:
-        done = dict.fromkeys(spread, 0)
-
-        def on_progress(name: str, finished: int, moves: int) -> None:
-            done[name] = finished
-            bar.update(sum(done.values()) - bar.n)
-            bar.set_postfix_str(f"{name}, {moves} moves")
-
-        results = judge(
-            spread,
-            games,
-            identities=identities,
-            is_trained=trained.hold,
-            on_progress=on_progress,
-            log_directory=log_directory if world.is_main else None,
-            finished=finished,
-        )
+    bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, is_trained=trained.hold)
+    ranks = Ranks(world.rank, world.size, session.gather, partial(agree, world))
+    report_dir = run.output_dir / REPORT_DIR
+    results, _ = judge([*models, *heuristics], games, bank, report_dir, removes_foreign_logs=True, ranks=ranks)
     return results | {"trained_positions": {"adapter": known if known is None else len(known)}}

@@ -14,9 +14,8 @@ import pytest
 from snake_dist.climb.correction import Correction, correct
 from snake_dist.data.records import read_records, resolve_paths
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.game_log import read_log, replay
-from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
+from snake_dist.evaluation.judging.game_log import open_log, read_log, replay
 from snake_dist.game.board import State, destination
 from snake_dist.game.rules import legal_moves
 from snake_dist.heuristics.hamiltonian import view_cycle
@@ -55,9 +54,9 @@ class Pupil:
 
 
 def logged(directory: Path, policy: str, style: str, seed_range: str = "train", games: int = 6) -> Path:
-    comparison = Games(6, "classic", game_seeds(games, seed_range, first=40), max_steps=0)
-    with comparison.log(directory, "pupil", "model", "weights 1") as log:
-        comparison.play(Pupil(policy, style), log=log)
+    played = Games(6, "classic", game_seeds(games, seed_range, first=40), max_steps=0)
+    with open_log(directory, played, "pupil", "model", "weights 1") as log:
+        play_games(Pupil(policy, style), played, on_finished=log.append)
     return directory / "pupil.jsonl"
 
 

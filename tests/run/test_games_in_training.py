@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from snake_dist.checkpoint.checkpoints import best_checkpoint, verify
-from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
 from snake_dist.evaluation.judging.metrics import summarize
 from snake_dist.evaluation.players.loading import load_player
 from snake_dist.game.rules import legal_moves, new_game, step
@@ -78,7 +77,7 @@ def test_games_in_training_are_those_of_the_model_that_is_saved(make_config, sta
     summary = run_on_ranks(finetune, 2, config)[0]
     assert summary["data"]["eval_examples"] == 7
     player = load_player(summary["adapter_dir"])
-    episodes = Games(5, "classic", game_seeds(GAMES, "dev"), MAX_STEPS).play(player)
+    episodes = play_games(player, Games(5, "classic", game_seeds(GAMES, "dev"), MAX_STEPS))
     played = summarize(episodes)
     output = Path(str(config.output.output_dir))
     assert played["steps"]["mean"] > 1

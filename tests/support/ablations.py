@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.run_dir import Status, write_status
-from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
+from snake_dist.evaluation.judging.game_log import open_log
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.report.numbers import write_report
 from snake_dist.heuristics.policies import POLICIES
@@ -32,8 +32,8 @@ def write_grid(directory: Path, spec: dict[str, Any] | str = PRESETS) -> Path:
 def finish_run(run: Path, policy: str, num_games: int = 12, max_steps: int = 60) -> None:
     """What a finished run leaves, as far as an ablation reads it; its adapter plays as the heuristic does."""
     games = Games(5, "classic", game_seeds(num_games), max_steps)
-    with games.log(run / "report/games", "adapter", "model", policy) as log:
-        games.play(HeuristicPlayer(POLICIES[policy]), log=log)
+    with open_log(run / "report/games", games, "adapter", "model", policy) as log:
+        play_games(HeuristicPlayer(POLICIES[policy]), games, on_finished=log.append)
     summary = {"legal_move_rate": {"value": 1.0}}
     write_report(run / "report", {"players": {"adapter": summary}}, games.settings())
     training = {"eval/loss": 0.5, "num_tokens": 1000, "seconds": 7.0}

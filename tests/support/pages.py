@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snake_dist.evaluation.judging.comparison import compare
-from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.episodes import Games
+from snake_dist.evaluation.judging.state_bank import build_bank
 from snake_dist.evaluation.players.entrants import Entrant, PlayerOptions, find_entrants, ladder_entrants
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.evaluation.report.numbers import write_report
@@ -50,5 +51,6 @@ def write_example(directory: Path, runs: dict[str, Path] | None = None, **option
         *find_entrants(["greedy"], PlayerOptions("", "compact"))[0],
     ]
     entrants += ladder_entrants(entrants)
-    write_report(directory, compare(entrants, played, directory, bank_states=24)[0], played.settings())
+    bank = build_bank(played.grid_size, played.mode, 24)
+    write_report(directory, judge(entrants, played, bank, directory)[0], played.settings())
     return write_page(directory, runs)

@@ -9,9 +9,10 @@ dropped, since the reply could not know of the new apple.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.protocol import Answer, Player, converse
@@ -21,6 +22,31 @@ from snake_dist.game.symmetry import inverse, transform_move, transform_state
 from snake_dist.styles.catalog import check_claims
 from snake_dist.styles.replies import parse_moves
 from snake_dist.styles.style import Claim
+
+
+@dataclass(frozen=True)
+class Games:
+    """The games of a comparison: the same for every player."""
+
+    grid_size: int
+    mode: str
+    seeds: Sequence[int]
+    """One game for each."""
+    max_steps: int
+    """A game is stopped after this many moves; 0: no limit."""
+    symmetry: int = 0
+    """How the board is turned for the players (`game.symmetry`); their moves are turned back."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what report.json says of the games."""
+        return {
+            "grid_size": self.grid_size,
+            "mode": self.mode,
+            "max_steps": self.max_steps,
+            "symmetry": self.symmetry,
+            "first_seed": self.seeds[0],
+            "games": len(self.seeds),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,60 +112,55 @@ def game_seeds(n: int, range_name: str = "test", first: int = 0) -> range:
 
 def play_games(
     player: Player,
-    grid_size: int,
-    mode: str,
-    seeds: Iterable[int],
-    max_steps: int,
-    batch_size: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    games: Games,
+    batch_size: int | None = None,
     *,
+    on_progress: Callable[[int, int], None] | None = None,
     on_finished: Callable[[Episode], None] | None = None,
-    symmetry: int = 0,
 ) -> list[Episode]:
-    """Play one game for each seed, up to `batch_size` at once; finished games make room for the next seed.
+    """Play the games, up to `batch_size` at once (None: all); a finished game makes room for the next seed.
 
     Episodes come in the order of the seeds, and an episode depends on its seed and the player alone: so for a
     player whose replies do not depend on their batch (see `LanguageModelPlayer` for what floating point can change),
     `batch_size` is a matter of speed, and the seeds may be spread over processes and merged by seed.
-    A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)`
-    is called when answers have come, `on_finished(episode)` when a game has ended. `symmetry` (see `game.symmetry`)
-    turns the board as the player sees it, and its moves back. Raises InputError for an impossible size or mode.
+    A game still alive after `max_steps` moves ends as step_cap. `on_progress(games finished, moves so far)` is called
+    when answers have come, `on_finished(episode)` when a game has ended. Raises InputError for an impossible size or
+    mode.
     """
-    if batch_size < 1 or max_steps < 1:
-        raise ValueError(f"batch_size {batch_size} and max_steps {max_steps} must be at least 1")
-    waiting = enumerate(_Game(seed, new_game(grid_size, seed, mode)) for seed in seeds)
-    games: list[_Game] = []
+    waiting = enumerate(_Game(games, seed, new_game(games.grid_size, seed, games.mode)) for seed in games.seeds)
+    begun: list[_Game] = []
     running: dict[int, _Game] = {}
     num_moves = 0
     with converse(player) as asked:
         while True:
-            while len(running) < batch_size and (found := next(waiting, None)) is not None:
-                number, game = found
-                games.append(game)
+            while len(running) < (batch_size or len(games.seeds)) and (following := next(waiting, None)) is not None:
+                number, game = following
+                begun.append(game)
                 running[number] = game
-                asked.ask(number, game.seen(symmetry))
+                asked.ask(number, game.seen())
             if not running:
-                return [game.episode() for game in games]
+                return [game.episode() for game in begun]
             started = time.perf_counter()
             answers = asked.answered()
             ms = 1000 * (time.perf_counter() - started) / len(answers)
             for number, answer in answers:
                 game = running[number]
-                num_moves += game.answer(answer, ms, symmetry, max_steps)
+                num_moves += game.answer(answer, ms)
                 if game.state.end is None:
-                    asked.ask(number, game.seen(symmetry))
+                    asked.ask(number, game.seen())
                     continue
                 del running[number]
                 if on_finished is not None:
                     on_finished(game.episode())
             if on_progress is not None:
-                on_progress(len(games) - len(running), num_moves)
+                on_progress(len(begun) - len(running), num_moves)
 
 
 @dataclass(slots=True)
 class _Game:
     """A game under way: its state and what has been recorded so far."""
 
+    games: Games
     seed: int
     state: State
     num_legal: int = 0
@@ -155,26 +176,26 @@ class _Game:
         if self.state.apple is not None:
             self.apples.append(self.state.apple)
 
-    def seen(self, symmetry: int) -> State:
-        """The board as it is shown to the player."""
-        return transform_state(self.state, symmetry) if symmetry else self.state
+    def seen(self) -> State:
+        """Return the board as it is shown to the player."""
+        return transform_state(self.state, self.games.symmetry) if self.games.symmetry else self.state
 
-    def answer(self, answer: Answer, ms: float, symmetry: int, max_steps: int) -> int:
+    def answer(self, answer: Answer, ms: float) -> int:
         """Make the moves of an answer, as far as they go; returns how many were made."""
         self.answers.append(answer)
-        self.claims.append(check_claims(self.seen(symmetry), answer.text))
+        self.claims.append(check_claims(self.seen(), answer.text))
         self.ms.append(round(ms, 3))
         moves, num_before, score = parse_moves(answer.text), len(self.moves), self.state.score
         if moves is None:
             self.state = end_game(self.state, End.INVALID_REPLY)
         for move in moves or ():
-            self._make(transform_move(move, inverse(symmetry)), max_steps)
+            self._make(transform_move(move, inverse(self.games.symmetry)))
             if self.state.end is not None or self.state.score > score:
                 break
         self.moves_made.append(len(self.moves) - num_before)
         return self.moves_made[-1]
 
-    def _make(self, move: Move, max_steps: int) -> None:
+    def _make(self, move: Move) -> None:
         self.moves.append(move)
         self.num_legal += fatal_reason(self.state, move) is None
         score = self.state.score
@@ -183,7 +204,7 @@ class _Game:
             self.eaten_at.append(self.state.steps)
             if self.state.apple is not None:
                 self.apples.append(self.state.apple)
-        if self.state.end is None and self.state.steps >= max_steps:
+        if self.state.end is None and 0 < self.games.max_steps <= self.state.steps:
             self.state = end_game(self.state, End.STEP_CAP)
 
     def episode(self) -> Episode:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import Episode
+from snake_dist.evaluation.judging.episodes import Episode, Games
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import check_game_options, end_game, new_game, step
 from snake_dist.styles.style import Claim
@@ -121,6 +122,17 @@ class GameLog:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def open_log(directory: Path, games: Games, name: str, kind: str, identity: str) -> GameLog:
+    """Open or begin the log of one player of a comparison, `directory/NAME.jsonl`. Raises InputError; see `GameLog`."""
+    header = Header(name, kind, identity, games.grid_size, games.mode, games.max_steps, games.symmetry)
+    return GameLog(log_path(directory, name), header)
+
+
+def log_path(directory: Path, name: str) -> Path:
+    """Return where a player's log lies."""
+    return directory / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}.jsonl"
 
 
 def _from_line(record: Mapping[str, Any]) -> tuple[Header, Episode]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import Episode
+from snake_dist.evaluation.judging.episodes import Episode, Games
 from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.evaluation.judging.match import Games
 
 
 def read_human_games(paths: Sequence[Path], games: Games) -> dict[str, tuple[str, list[Episode]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
@@ -78,15 +78,11 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def gains(episodes: Mapping[str, Sequence[Episode]], base: str) -> dict[str, Any]:
-    """{player: gain over `base`} in apples per game, on the seeds that both have played; none without any."""
-    by_seed = {name: {episode.seed: episode.score for episode in games} for name, games in episodes.items()}
-    found = {}
-    for name, scores in by_seed.items():
-        both = sorted(scores.keys() & by_seed[base].keys())
-        if name != base and both:
-            found[name] = paired_gain([scores[seed] for seed in both], [by_seed[base][seed] for seed in both])
-    return found
+def gain_over(base: Sequence[Episode], episodes: Sequence[Episode]) -> dict[str, Any] | None:
+    """Return the gain over the base in apples per game, on the seeds that both have played; None without any."""
+    ours, theirs = ({episode.seed: episode.score for episode in games} for games in (episodes, base))
+    both = sorted(ours.keys() & theirs.keys())
+    return paired_gain([ours[seed] for seed in both], [theirs[seed] for seed in both]) if both else None
 
 
 def _coverage(episode: Episode) -> float:

@@ -48,6 +48,8 @@ class Entrant:
     """Name of the entrant that this one is measured against."""
     batch_size: int | None = None
     """Games at once; None: all of them."""
+    on_bank: bool = True
+    """Whether the entrant answers the bank of positions too."""
     load_model: Callable[[], LanguageModelPlayer] | None = None
     """Loads a model into this process, as the modes need it; None: the entrant has no modes."""
 
@@ -120,10 +122,10 @@ def _labels(directories: Sequence[Path]) -> list[str]:
     return named if len({*named, "base"}) > len(named) else [str(path) for path in directories]
 
 
-def ladder_entrants(present: Sequence[Entrant]) -> list[Entrant]:
+def ladder_entrants(present: Sequence[Entrant], ladder: Sequence[str] = LADDER) -> list[Entrant]:
     """Return the heuristics of the ladder that are not present yet."""
     names = {entrant.name for entrant in present}
-    return [_heuristic(name) for name in LADDER if name not in names]
+    return [_heuristic(name) for name in ladder if name not in names]
 
 
 def mode_entrants(
@@ -194,7 +196,7 @@ def _endpoint(options: PlayerOptions) -> Entrant:
 def _human(options: PlayerOptions) -> Entrant:
     pace = options.human_pace_ms
     identity = f"terminal, {pace} ms a move" if pace else "terminal, turn-based"
-    return Entrant(f"human: {identity}", "human", identity, partial(TerminalPlayer, pace), batch_size=1)
+    return Entrant(f"human: {identity}", "human", identity, partial(TerminalPlayer, pace), batch_size=1, on_bank=False)
 
 
 OTHER_PLAYERS: dict[str, Callable[[PlayerOptions], Entrant]] = {"base": _base, "openai": _endpoint, "human": _human}

@@ -12,9 +12,9 @@ from snake_dist.cluster.world import agree, gather, start_process_group, world_f
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging import comparison
-from snake_dist.evaluation.judging.comparison import compare
+from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.episodes import Games
 from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.play import Play, play
@@ -64,7 +64,7 @@ def test_modes_are_players_of_their_own(adapters):
         ("base 2-shot", None), ("base constrained", None), ("adapter constrained", "base"),
     ]  # fmt: skip
     assert len({entrant.identity for entrant in (*entrants, *more)}) == 6
-    results, _ = compare([*entrants, *more], GAMES, None, bank_states=0)
+    results, _ = judge([*entrants, *more], GAMES, [], None)
     for name, summary in results["players"].items():
         assert summary["format_valid_rate"]["value"] == 1 or "constrained" not in name
 
@@ -90,7 +90,7 @@ def test_unknown_players_are_named(name):
 
 def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters, monkeypatch):
     entrants, _ = find("adapter", adapters[0], "greedy")
-    results, _ = compare(entrants, GAMES, tmp_path, bank_states=12)
+    results, _ = judge(entrants, GAMES, build_bank(5, "classic", 12), tmp_path)
     assert results["players"].keys() == {"base", "adapter", "greedy"}
     assert results["state_bank"].keys() == results["players"].keys()
     assert results["gain_over_base"]["adapter"]["n"] == 6
@@ -104,7 +104,7 @@ def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters,
     log = tmp_path / "games/greedy.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
     monkeypatch.setattr(loading, "load_model_players", None)  # nothing is left for the models
-    again, _ = compare(entrants, GAMES, tmp_path, bank_states=0)
+    again, _ = judge(entrants, GAMES, [], tmp_path)
     for name in ("base", "adapter"):
         assert again["players"][name] == results["players"][name]
     assert without_time(again["players"]["greedy"]) == without_time(results["players"]["greedy"])
@@ -147,10 +147,22 @@ def without_time(summary):
 
 def test_logs_of_other_games_are_refused_before_anything_is_played(tmp_path):
     entrants, _ = find("greedy", "bfs")
-    compare(entrants[1:], GAMES, tmp_path, bank_states=0)
+    judge(entrants[1:], GAMES, [], tmp_path)
     with pytest.raises(InputError, match=r"bfs\.jsonl: has games with grid_size 5, not 6"):
-        compare(entrants, Games(6, "classic", GAMES.seeds, 8), tmp_path, bank_states=0)
+        judge(entrants, Games(6, "classic", GAMES.seeds, 8), [], tmp_path)
     assert (tmp_path / "games/greedy.jsonl").read_text() == ""
+
+
+def test_a_run_removes_logs_of_other_weights_and_damaged_ones(tmp_path):
+    entrants, _ = find("greedy", "bfs")
+    expected, _ = judge(entrants, GAMES, [], tmp_path)
+    greedy, bfs = tmp_path / "games/greedy.jsonl", tmp_path / "games/bfs.jsonl"
+    greedy.write_text(greedy.read_text().replace('"identity":"greedy"', '"identity":"other weights"'))
+    bfs.write_text("no game\n" + bfs.read_text())
+    results, _ = judge(entrants, GAMES, [], tmp_path, removes_foreign_logs=True)
+    for name in ("greedy", "bfs"):
+        assert without_time(results["players"][name]) == without_time(expected["players"][name])
+    assert [len(read_log(path, check=True)) for path in (greedy, bfs)] == [6, 6]
 
 
 def compared_on_this_rank(adapter, directory):
@@ -159,7 +171,7 @@ def compared_on_this_rank(adapter, directory):
     entrants, _ = find("adapter", adapter, "greedy")
     ranks = Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world))
     own = directory if world.is_main else directory / "of another rank"  # which nobody may touch
-    results, episodes = compare(entrants, GAMES, own, bank_states=12, ranks=ranks)
+    results, episodes = judge(entrants, GAMES, build_bank(5, "classic", 12), own, ranks=ranks)
     return (
         {name: without_time(summary) for name, summary in results["players"].items()},
         results["state_bank"],
@@ -169,7 +181,7 @@ def compared_on_this_rank(adapter, directory):
 
 def test_two_ranks_play_what_one_plays_and_rank_0_writes(tmp_path, adapters):
     entrants, _ = find("adapter", adapters[1], "greedy")
-    alone, games = compare(entrants, GAMES, None, bank_states=12)
+    alone, games = judge(entrants, GAMES, build_bank(5, "classic", 12), None)
     expected = {name: without_time(summary) for name, summary in alone["players"].items()}
     first, second = run_on_ranks(compared_on_this_rank, 2, adapters[1], tmp_path)
     assert first == second == (expected, alone["state_bank"], games)

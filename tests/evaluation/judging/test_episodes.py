@@ -6,14 +6,14 @@ from itertools import accumulate
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import game_seeds, play_games
+from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.board import MODES, End, Move
 from snake_dist.game.rules import SEED_RANGES, new_game, step
 from snake_dist.heuristics.policies import POLICIES
 from tests.support.planner import Planner
 
-NEVER = 10**9
+NEVER = 0
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ScriptedPlayer:
 
 
 def play_one(script, grid_size=10, mode="classic", max_steps=NEVER):
-    (episode,) = play_games(ScriptedPlayer(script), grid_size, mode, [5], max_steps, batch_size=4)
+    (episode,) = play_games(ScriptedPlayer(script), Games(grid_size, mode, [5], max_steps), batch_size=4)
     return episode
 
 
@@ -50,7 +50,7 @@ def test_reversal_is_counted_as_one():
     episode = play_one(["UP", "DOWN"], mode="wrap")  # back and forth until an apple makes a neck
     assert episode.end in ("reversal", "starved")
     back_and_forth = [
-        play_games(ScriptedPlayer(["UP"] * 30 + ["DOWN"]), 10, "wrap", [seed], 31, 1)[0] for seed in range(40)
+        play_games(ScriptedPlayer(["UP"] * 30 + ["DOWN"]), Games(10, "wrap", [seed], 31))[0] for seed in range(40)
     ]
     assert any(e.end == "reversal" and e.num_legal == e.steps - 1 == 30 for e in back_and_forth)
 
@@ -68,8 +68,8 @@ def test_an_end_by_the_rules_goes_before_the_step_cap():
 @pytest.mark.parametrize("symmetry", [0, 6])
 def test_several_moves_a_reply_make_the_game_that_single_moves_make(mode, symmetry):
     """The planner's moves are those of its policy up to the apple; what it says behind the apple is dropped."""
-    several = play_games(Planner(), 6, mode, range(10), 30, 4, symmetry=symmetry)
-    single = play_games(HeuristicPlayer(POLICIES["bfs"]), 6, mode, range(10), 30, 4, symmetry=symmetry)
+    several = play_games(Planner(), Games(6, mode, range(10), 30, symmetry), 4)
+    single = play_games(HeuristicPlayer(POLICIES["bfs"]), Games(6, mode, range(10), 30, symmetry), 4)
     for one, other in zip(several, single, strict=True):
         for name in ("moves", "end", "score", "apples", "eaten_at", "num_legal", "steps"):
             assert getattr(one, name) == getattr(other, name), name
@@ -96,22 +96,22 @@ def test_several_moves_end_at_a_fatal_one_and_at_the_cap():
 def test_batch_size_changes_nothing(mode):
     player = HeuristicPlayer(POLICIES["random-legal"])
     seeds = list(game_seeds(23, "dev"))
-    alone = play_games(player, 5, mode, seeds, NEVER, batch_size=1)
+    alone = play_games(player, Games(5, mode, seeds, NEVER), batch_size=1)
     assert [episode.seed for episode in alone] == seeds
     for batch_size in (3, 50):
-        assert play_games(player, 5, mode, seeds, NEVER, batch_size) == alone
+        assert play_games(player, Games(5, mode, seeds, NEVER), batch_size) == alone
 
 
 def test_seeds_can_be_spread_and_merged():
     player = HeuristicPlayer(POLICIES["greedy"])
-    whole = play_games(player, 6, "classic", range(20), 40, 8)
-    parts = [play_games(player, 6, "classic", range(rank, 20, 3), 40, 2) for rank in range(3)]
+    whole = play_games(player, Games(6, "classic", range(20), 40), 8)
+    parts = [play_games(player, Games(6, "classic", range(rank, 20, 3), 40), 2) for rank in range(3)]
     assert sorted((e for part in parts for e in part), key=lambda episode: episode.seed) == whole
 
 
 def test_slots_are_refilled_at_once():
     player = ScriptedPlayer(["UP", "LEFT", "LEFT", "LEFT"])
-    episodes = play_games(player, 4, "obstacles", range(30), NEVER, batch_size=7)
+    episodes = play_games(player, Games(4, "obstacles", range(30), NEVER), batch_size=7)
     waiting = [episode.num_replies for episode in episodes]
     assert len(set(waiting)) > 1  # games end at different times
     running: list[int] = []
@@ -124,7 +124,7 @@ def test_slots_are_refilled_at_once():
 
 
 def test_moves_replay_the_game():
-    for episode in play_games(HeuristicPlayer(POLICIES["bfs"]), 6, "obstacles", range(10), NEVER, 10):
+    for episode in play_games(HeuristicPlayer(POLICIES["bfs"]), Games(6, "obstacles", range(10), NEVER)):
         state = new_game(episode.grid_size, episode.seed, episode.mode)
         for move in episode.moves:
             state = step(state, Move(move))
@@ -135,24 +135,21 @@ def test_progress_reports_every_round():
     seen = []
     episodes = play_games(
         HeuristicPlayer(POLICIES["random-legal"]),
+        Games(4, "classic", range(9), NEVER),
         4,
-        "classic",
-        range(9),
-        NEVER,
-        4,
-        lambda *now: seen.append(now),
+        on_progress=lambda *now: seen.append(now),
     )
     assert seen == sorted(seen)
     assert seen[-1] == (9, sum(episode.num_replies for episode in episodes))
 
 
 def test_no_seeds_no_episodes():
-    assert play_games(ScriptedPlayer(["UP"]), 10, "classic", [], NEVER, 4) == []
+    assert play_games(ScriptedPlayer(["UP"]), Games(10, "classic", [], NEVER)) == []
 
 
 def test_bad_board_is_named():
     with pytest.raises(InputError, match="'torus'"):
-        play_games(ScriptedPlayer(["UP"]), 10, "torus", [1], NEVER, 4)
+        play_games(ScriptedPlayer(["UP"]), Games(10, "torus", [1], NEVER))
 
 
 def test_game_seeds_come_from_the_published_range():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header, read_log, replay, to_line
 from snake_dist.evaluation.players.protocol import Answer, HeuristicPlayer
 from snake_dist.game.board import MODES, Move
@@ -39,7 +39,7 @@ def header(mode="classic", **other):
 
 
 def play(player, mode="classic", seeds=range(8), **options):
-    return play_games(player, 6, mode, seeds, MAX_STEPS, 4, **options)
+    return play_games(player, Games(6, mode, seeds, MAX_STEPS), 4, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)

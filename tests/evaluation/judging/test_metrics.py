@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import replay
 from snake_dist.evaluation.judging.intervals import paired_gain, quantile
-from snake_dist.evaluation.judging.metrics import gains, summarize
+from snake_dist.evaluation.judging.metrics import gain_over, summarize
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.board import MODES
 from snake_dist.heuristics.policies import POLICIES
@@ -18,7 +18,7 @@ from snake_dist.heuristics.search import apple_distance
 
 @pytest.fixture(scope="module", params=MODES)
 def games(request):
-    return play_games(HeuristicPlayer(POLICIES["bfs-safe"]), 5, request.param, range(30), 10**9, 30)
+    return play_games(HeuristicPlayer(POLICIES["bfs-safe"]), Games(5, request.param, range(30), 0))
 
 
 def test_apples_are_walked_to_as_the_replay_says(games):
@@ -50,15 +50,14 @@ def test_shares_of_boards_and_ends(games):
 
 
 def test_gain_is_paired_by_seed_and_has_a_probability():
-    worse = play_games(HeuristicPlayer(POLICIES["random-legal"]), 6, "classic", range(5, 25), 40, 20)
-    better = play_games(HeuristicPlayer(POLICIES["greedy"]), 6, "classic", range(20), 40, 20)
-    found = gains({"base": worse, "adapter": better}, "base")
-    assert list(found) == ["adapter"]
-    assert found["adapter"]["n"] == 15
+    worse = play_games(HeuristicPlayer(POLICIES["random-legal"]), Games(6, "classic", range(5, 25), 40))
+    better = play_games(HeuristicPlayer(POLICIES["greedy"]), Games(6, "classic", range(20), 40))
+    gain = gain_over(worse, better)
+    assert gain["n"] == 15
     by_seed = {game.seed: game.score for game in worse}
-    assert found["adapter"]["mean"] == pytest.approx(sum(g.score - by_seed[g.seed] for g in better[5:]) / 15)
-    assert found["adapter"]["ci95"][0] > 0
-    assert found["adapter"]["probability"] > 0.99
+    assert gain["mean"] == pytest.approx(sum(g.score - by_seed[g.seed] for g in better[5:]) / 15)
+    assert gain["ci95"][0] > 0
+    assert gain["probability"] > 0.99
     assert paired_gain([1, 2, 3], [1, 2, 3])["probability"] == 0.5
     assert paired_gain([1], [0])["probability"] is None
     uncertain = paired_gain([3, 1, 2, 0], [1, 2, 1, 1])

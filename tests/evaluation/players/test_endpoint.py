@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.comparison import compare
+from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.episodes import Games
 from snake_dist.evaluation.judging.game_log import read_log
-from snake_dist.evaluation.judging.match import Games
+from snake_dist.evaluation.judging.state_bank import build_bank
 from snake_dist.evaluation.players.endpoint import INSTRUCTION, EndpointPlayer
 from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants
 from snake_dist.game.rules import SEED_RANGES, new_game
@@ -70,7 +71,7 @@ def test_games_against_an_endpoint_and_the_key_stays_out_of_the_report(server, t
     options = PlayerOptions("x", "sentence", endpoint=url_of(server), model="some/model")
     entrants, _ = find_entrants(["openai"], options)
     games = Games(5, "classic", SEED_RANGES["test"][:3], 10)
-    results, _ = compare(entrants, games, tmp_path, bank_states=4)
+    results, _ = judge(entrants, games, build_bank(5, "classic", 4), tmp_path)
     assert results["players"]["some/model"]["ends"]["wall"] == 3
     assert results["players"]["some/model"]["tokens_per_move"] == 4
     ((header, episode), *_) = read_log(tmp_path / "games/some-model.jsonl", check=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.data.tokenization import encode_prompt
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.players.language_model import LanguageModelPlayer
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.rules import new_game, step
@@ -225,6 +225,6 @@ def test_heuristic_replies_go_through_the_strict_parser(states):
 
 def test_a_model_that_babbles_loses_every_game_at_once(model, tokenizer):
     model_player = player(model, tokenizer)
-    episodes = play_games(model_player, 8, "classic", range(9), max_steps=5, batch_size=4)
+    episodes = play_games(model_player, Games(8, "classic", range(9), max_steps=5), batch_size=4)
     assert {(episode.end, episode.num_replies) for episode in episodes} == {("invalid_reply", 1)}
     assert model_player.replies([]) == []

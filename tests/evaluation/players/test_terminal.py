@@ -10,10 +10,9 @@ import time
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header, read_log
 from snake_dist.evaluation.judging.human_logs import read_human_games
-from snake_dist.evaluation.judging.match import Games
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.players.terminal import draw
 from snake_dist.game.rules import SEED_RANGES, new_game
@@ -47,7 +46,7 @@ def at_a_terminal(report, *flags, keys, timeout_s=60):
 
 
 def test_a_human_plays_by_the_same_rules_and_may_stop(tmp_path):
-    greedy = play_games(HeuristicPlayer(POLICIES["greedy"]), 5, "classic", SEEDS, 10**9, 1)
+    greedy = play_games(HeuristicPlayer(POLICIES["greedy"]), GAMES)
     keys = "".join(ARROWS[move] for move in greedy[0].moves) + "xq"
     returncode, said = at_a_terminal(tmp_path, keys=keys)
     assert returncode == 0, said
@@ -80,7 +79,7 @@ def test_the_drawn_board():
 
 def log_of(path, kind="human", identity="browser, turn-based", policy="greedy", games=GAMES):
     with GameLog(path, Header("human", kind, identity, games.grid_size, games.mode, games.max_steps)) as log:
-        games.play(HeuristicPlayer(POLICIES[policy]), log=log)
+        play_games(HeuristicPlayer(POLICIES[policy]), games, on_finished=log.append)
     return path
 
 
@@ -92,7 +91,7 @@ def test_human_logs_are_read_by_way_of_playing_and_the_first_game_of_a_seed_coun
         "human: browser, turn-based": 2,
         "human: browser, 120 ms a move": 2,
     }
-    greedy = play_games(HeuristicPlayer(POLICIES["greedy"]), 5, "classic", SEEDS, 10**9, 2)
+    greedy = play_games(HeuristicPlayer(POLICIES["greedy"]), GAMES)
     assert sorted(found["human: browser, turn-based"][1], key=lambda episode: episode.seed) == greedy
 
 

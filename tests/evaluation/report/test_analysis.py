@@ -10,7 +10,7 @@ import pytest
 from launcher import analyse as program
 from snake_dist.data.tokenization import hash_prompt
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import GameLog, Header, replay
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.players.trained_prompts import TrainedPrompts
@@ -29,7 +29,7 @@ class Liar:
 
 
 def logged(path, player, seeds=range(30)):
-    episodes = play_games(player, 5, "classic", seeds, 10**9, 30)
+    episodes = play_games(player, Games(5, "classic", seeds, 0))
     with GameLog(path, Header("adapter", "model", "x", 5, "classic", 0, 0)) as log:
         for episode in episodes:
             log.append(episode)

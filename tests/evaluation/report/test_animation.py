@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.judging.episodes import play_games
+from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import replay
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.report.animation import COLOURS, MAX_FRAMES, check_gif_path, write_gif
@@ -16,7 +16,7 @@ from snake_dist.heuristics.policies import POLICIES
 def test_frames_show_the_game(tmp_path, policy, mode):
     from PIL import Image
 
-    (game,) = play_games(HeuristicPlayer(POLICIES[policy]), 6, mode, [4], 10**9, 1)
+    (game,) = play_games(HeuristicPlayer(POLICIES[policy]), Games(6, mode, [4], 0))
     write_gif(tmp_path / "game.gif", game, policy)
     states = list(replay(6, mode, 4, game.moves))
     with Image.open(tmp_path / "game.gif") as gif:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from snake_dist.evaluation.judging.episodes import Episode, play_games
+from snake_dist.evaluation.judging.episodes import Episode, Games, play_games
 from snake_dist.evaluation.judging.intervals import paired_gain
 from snake_dist.evaluation.judging.metrics import summarize
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
@@ -80,7 +80,7 @@ def test_costs_and_legality_are_per_move_where_a_reply_makes_several():
 
 @pytest.mark.parametrize("policy", ["random-legal", "bfs"])
 def test_ends_sum_to_games(policy):
-    summary = summarize(play_games(HeuristicPlayer(POLICIES[policy]), 5, "classic", range(40), 20, 16))
+    summary = summarize(play_games(HeuristicPlayer(POLICIES[policy]), Games(5, "classic", range(40), 20)))
     assert sum(summary["ends"].values()) == summary["games"] == 40
     assert list(summary["ends"]) == [end.value for end in End]
     assert summary["legal_move_rate"]["value"] == summary["format_valid_rate"]["value"] == 1

@@ -239,7 +239,7 @@ def as_page(state):
 
 @pytest.mark.parametrize("pace", ["0", "120"])
 def test_a_human_plays_in_the_browser_and_the_log_stands_up(browser, page_file, tmp_path, pace):
-    (expected,) = play_games(HeuristicPlayer(POLICIES["greedy"]), 6, "classic", games().seeds[:1], 10**9, 1)
+    (expected,) = play_games(HeuristicPlayer(POLICIES["greedy"]), games(num_games=1))
     with opened(browser, page_file) as page:
         page.select_option("#human-pace", pace)
         page.click("#human-start")
