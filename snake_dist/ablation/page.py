@@ -7,6 +7,7 @@ from typing import Any
 
 from snake_dist.ablation.verdicts import notes, setting_table, title
 from snake_dist.evaluation.report.page import style_sheet, template
+from snake_dist.evaluation.report.page_rows import axis_end, on_axis
 
 
 def render_page(analysis: Mapping[str, Any]) -> str:
@@ -31,23 +32,17 @@ def render_page(analysis: Mapping[str, Any]) -> str:
 
 def _ladder(settings: list[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """(rows from weak to strong, apples at the axis' end), as ladder.html.j2 takes them."""
-    tops = [found["apples"]["ci95"][1] if found["apples"]["ci95"] else found["apples"]["mean"] for found in settings]
-    top = max(1, -int(-max(tops) // 1))
+    top = axis_end((found["apples"]["mean"], found["apples"]["ci95"]) for found in settings)
     rows = []
     for found in sorted(settings, key=lambda found: found["apples"]["mean"]):
         apples = found["apples"]
-        low, high = apples["ci95"] or (apples["mean"], apples["mean"])
         by_seed = apples["by_seed"].values()
         rows.append(
             {
                 "name": title(found["choice"]),
                 "kind": "model",
-                "at": round(100 * apples["mean"] / top, 2),
                 "runs": [round(100 * mean / top, 2) for mean in by_seed] if len(by_seed) > 1 else [],
-                "interval": apples["ci95"] is not None,
-                "low": round(100 * low / top, 2),
-                "width": round(100 * (high - low) / top, 2),
-                "text": f"{apples['mean']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if apples["ci95"] else ""),
+                **on_axis(apples["mean"], apples["ci95"], top),
             }
         )
     return rows, top

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from snake_dist.evaluation.judging.intervals import as_json, interval_over_runs
+from snake_dist.evaluation.judging.intervals import as_json, interval_over_runs, with_interval
+from snake_dist.evaluation.report.numbers import markdown_table
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ def _rest(run: FinishedRun, axis: str) -> tuple[Any, ...]:
 
 
 def _words(one: str, other: str, mean: float, interval: tuple[float, float] | None, num_pairs: int) -> str:
-    bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
     if interval is not None and not interval[0] <= 0 <= interval[1]:
         winner, loser = (one, other) if mean > 0 else (other, one)
-        bounds = f" [{abs(interval[mean < 0]):.2f}, {abs(interval[mean > 0]):.2f}]"
-        said = f"{winner} beats {loser} by {abs(mean):.2f}{bounds} apples a game"
+        gain = with_interval(abs(mean), (abs(interval[mean < 0]), abs(interval[mean > 0])))
+        said = f"{winner} beats {loser} by {gain} apples a game"
     else:
-        said = f"no difference shown: {one} over {other} {mean:+.2f}{bounds} apples a game"
+        gain = with_interval(mean, interval, sign="+")
+        said = f"no difference shown: {one} over {other} {gain} apples a game"
     if num_pairs > 1:
         return f"{said}, {num_pairs} pairs of runs"
     return f"{said}, one pair of runs: the interval is over games alone and says nothing of other training seeds"
@@ -122,12 +123,11 @@ def setting_table(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [["setting", "seeds", "apples a game", "legal moves %", "held-out loss", "tokens", "training s"]]
     for found in sorted(settings, key=lambda found: -found["apples"]["mean"]):
         apples = found["apples"]
-        bounds = " [{:.2f}, {:.2f}]".format(*apples["ci95"]) if apples["ci95"] else ""
         rows.append(
             [
                 title(found["choice"]),
                 str(len(apples["by_seed"])),
-                f"{apples['mean']:.2f}{bounds}",
+                with_interval(apples["mean"], apples["ci95"]),
                 f"{100 * found['legal_move_rate']:.2f}",
                 f"{found['held_out_loss']:.4f}",
                 f"{found['num_tokens']:,}",
@@ -160,14 +160,7 @@ def notes(analysis: Mapping[str, Any]) -> list[str]:
 
 def render_markdown(analysis: Mapping[str, Any]) -> str:
     """The whole result as Markdown that also reads well on a terminal."""
-    rows = setting_table(analysis["settings"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    cells = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    ]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [f"# {analysis['name']}", "", *(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]), ""]
+    lines = [f"# {analysis['name']}", "", markdown_table(setting_table(analysis["settings"]), is_padded=True), ""]
     for axis, verdicts in analysis["verdicts"].items():
         lines += [f"- {axis}: {verdict['says']}." for verdict in verdicts]
     lines += ["", *notes(analysis)]

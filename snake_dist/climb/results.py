@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.climb.stages import Step
+from snake_dist.evaluation.judging.intervals import with_interval
+from snake_dist.evaluation.report.numbers import markdown_table
 from snake_dist.files import ADAPTER_DIR, CONFIG, REPORT, SUMMARY, write_json_atomically, write_text_atomically
 from snake_dist.run.summary import read_summary
 
 HEAD = (
-    "| stage | trained share | training tokens | minutes of training | held-out loss | board | games "
-    "| apples per game | boards filled | steps per apple | steps to fill | legal moves | state bank, legal |"
-)
+    "stage", "trained share", "training tokens", "minutes of training", "held-out loss", "board", "games",
+    "apples per game", "boards filled", "steps per apple", "steps to fill", "legal moves", "state bank, legal",
+)  # fmt: skip
 _PLAYED = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple", "steps_to_fill")
 
 
@@ -22,7 +24,7 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
     """Write both files, with every judged stage; returns the table: each stage, after the base model on its board."""
     stages = list(_judged(steps, output))
     write_json_atomically(output / "climb.json", {"stages": stages})
-    rows = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
+    rows: list[Sequence[str]] = [HEAD]
     boards: set[str] = set()
     for stage in stages:
         board = stage["board"]
@@ -33,7 +35,7 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
         share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{training['num_tokens']:,}"
         minutes, loss = f"{training['seconds'] / 60:.0f}", f"{training['eval/loss']:.4f}"
         rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], stage))
-    table = "\n".join(rows)
+    table = markdown_table(rows)
     write_text_atomically(output / "climb.md", table + "\n")
     return table
 
@@ -71,9 +73,9 @@ def _rates(report: Mapping[str, Any], player: str) -> dict[str, Any]:
     return played | {"bank_legal_rate": bank and bank["legal_move_rate"]}
 
 
-def _row(training: Sequence[str], played: Mapping[str, Any]) -> str:
+def _row(training: Sequence[str], played: Mapping[str, Any]) -> list[str]:
     bank = played["bank_legal_rate"]
-    cells = [
+    return [
         *training,
         str(played["games"]),
         _interval(played["apples"], 1),
@@ -83,7 +85,6 @@ def _row(training: Sequence[str], played: Mapping[str, Any]) -> str:
         _interval(played["legal_move_rate"], 2, 100) + " %",
         _interval(bank, 2, 100) + f" % of {bank['n']:,}" if bank else "-",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _interval(value: Mapping[str, Any], digits: int, scale: float = 1) -> str:
@@ -91,5 +92,4 @@ def _interval(value: Mapping[str, Any], digits: int, scale: float = 1) -> str:
     number = value["mean"] if "mean" in value else value["value"]
     if number is None:
         return "-"
-    bounds = value["ci95"] and " [{:,.{d}f}, {:,.{d}f}]".format(*(scale * end for end in value["ci95"]), d=digits)
-    return f"{scale * number:,.{digits}f}{bounds or ''}"
+    return with_interval(number, value["ci95"], f",.{digits}f", scale=scale)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from snake_dist.evaluation.judging.intervals import with_interval
 from snake_dist.evaluation.report.numbers import render_table
 from snake_dist.files import SUMMARY
 from snake_dist.run.data import DataSummary
@@ -97,8 +98,9 @@ def render_summary(summary: Summary) -> str:
         for name, scores in play["state_bank"].items():
             optimal, legal = scores["optimal_set_rate"], scores["legal_move_rate"]
             lines.append(
-                f"{name + ':':9} on {scores['n']} unseen positions {optimal['value']:.1%} "
-                f"[{optimal['ci95'][0]:.1%}, {optimal['ci95'][1]:.1%}] of moves optimal, {legal['value']:.1%} legal"
+                f"{name + ':':9} on {scores['n']} unseen positions "
+                f"{with_interval(optimal['value'], optimal['ci95'], '.1%')} of moves optimal, "
+                f"{legal['value']:.1%} legal"
             )
     lines += [
         "",

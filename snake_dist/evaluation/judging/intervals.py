@@ -109,6 +109,14 @@ def rate_entry(successes: int, n: int, interval: Interval | None) -> dict[str, A
     return {"value": successes / n if n else None, "ci95": as_json(interval), "n": n}
 
 
+def with_interval(
+    value: float, interval: Sequence[float] | None, spec: str = ".2f", *, scale: float = 1, sign: str = ""
+) -> str:
+    """Return `1.23 [1.00, 1.50]`, or `1.23` without an interval; `sign` "+" writes the value's sign always."""
+    text = format(scale * value, sign + spec)
+    return text if interval is None else f"{text} [{', '.join(format(scale * end, spec) for end in interval)}]"
+
+
 def as_json(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.game_log import Header, read_log, replay
-from snake_dist.evaluation.judging.intervals import wilson_interval
+from snake_dist.evaluation.judging.intervals import wilson_interval, with_interval
 from snake_dist.evaluation.judging.metrics import LENGTH_BUCKETS, LENGTH_EDGES, length_bucket
 from snake_dist.evaluation.players.trained_prompts import TrainedPrompts, adapter_prompts
+from snake_dist.evaluation.report.numbers import markdown_table
 from snake_dist.game.board import End, State
 from snake_dist.game.symmetry import transform_state
 from snake_dist.heuristics.policies import POLICIES, check_policy
@@ -95,7 +96,7 @@ def _losses(games: Sequence[tuple[Header, Episode]], replies: Sequence[tuple[Sta
         told = [str(bucket.losses[loss]) for loss in LOSSES]
         hazard = _per_thousand(bucket.losses.total(), bucket.moves)
         rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *told, hazard, *against])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _count(episode: Episode, buckets: Sequence[_Bucket]) -> None:
@@ -117,7 +118,7 @@ def _memory(replies: Sequence[tuple[State, bool]], trained: TrainedPrompts, poli
     for is_trained, others in by_memory.items():
         name = "trained on" if is_trained else "not trained on"
         rows.append([name, f"{len(others):,}", f"{sum(others):,}", _per_thousand(sum(others), len(others))])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _claims(episodes: Sequence[Episode]) -> str:
@@ -134,7 +135,7 @@ def _claims(episodes: Sequence[Episode]) -> str:
     rows = [["claim", "made", "false", "false per 1,000", "lost games with one in the last reply"]]
     for kind, number in sorted(made.items(), key=lambda item: (-false[item[0]], item[0])):
         rows.append([kind, f"{number:,}", f"{false[kind]:,}", f"{1000 * false[kind] / number:.2f}", f"{last[kind]:,}"])
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _false_kinds(reply: str, claims: Sequence[Claim]) -> Iterator[str]:
@@ -156,9 +157,4 @@ def _per_thousand(number: int, trials: int) -> str:
     interval = wilson_interval(number, trials)
     if interval is None:
         return "-"
-    return f"{1000 * number / trials:.2f} [{1000 * interval[0]:.2f}, {1000 * interval[1]:.2f}]"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return with_interval(1000 * number / trials, [1000 * end for end in interval])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snake_dist.evaluation.judging.intervals import with_interval
 from snake_dist.files import REPORT, write_json_atomically
 
 TABLE_WIDTH = 100
@@ -39,9 +40,9 @@ def render_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             [
                 name if len(name) <= _MAX_NAME_WIDTH else name[: _MAX_NAME_WIDTH - 3] + "...",
                 str(summary["games"]),
-                _with_interval(apples["mean"], apples["ci95"]),
-                _with_interval(*(_percent(legal[key]) for key in ("value", "ci95"))),
-                f"{_percent(summary['format_valid_rate']['value']):.2f}",
+                with_interval(apples["mean"], apples["ci95"]),
+                with_interval(legal["value"], legal["ci95"], scale=100),
+                f"{100 * summary['format_valid_rate']['value']:.2f}",
                 _ends(summary["ends"]),
             ]
         )
@@ -56,24 +57,34 @@ def render_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines).replace(_NO_BREAK, " ")
 
 
+def markdown_table(rows: Sequence[Sequence[str]], *, is_padded: bool = False) -> str:
+    """Return rows of text, the head first, as a Markdown table without a last newline.
+
+    `is_padded`: the first column is flush left, the others are flush right, so that it also reads well on a terminal.
+    """
+    if is_padded:
+        first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+        rows = [
+            [row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))]
+            for row in rows
+        ]
+        rule = f"| {' | '.join(['-' * first, *('-' * (width - 1) + ':' for width in others)])} |"
+    else:
+        rule = "|" + "---|" * len(rows[0])
+    head, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, rule, *lines])
+
+
 def write_report(directory: str | Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
     """Write `report.json`: {"settings": ..., "players": {name: summary}, "state_bank": {name: rates}}.
 
-    `results` is what `judge.judge` returns. The directory is made if needed; the file appears whole or not at
+    `results` is what `judge` returns. The directory is made if needed; the file appears whole or not at
     all, over an older one. Returns its path.
     """
     path = Path(directory) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(path, {"settings": settings, **results})
     return path
-
-
-def _percent(value: Any) -> Any:
-    return [100 * each for each in value] if isinstance(value, list) else 100 * value
-
-
-def _with_interval(value: float, interval: Sequence[float] | None) -> str:
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 def _ends(ends: Mapping[str, int]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval
+from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval, with_interval
 from snake_dist.files import METRICS
 
 PUBLISHED = {
@@ -46,24 +46,29 @@ def ladder_rows(
         found += [
             (name, "published", fmean(apples), _interval(apples), len(apples)) for name, apples in PUBLISHED.items()
         ]
-    tops = [interval[1] if interval else mean for _, _, mean, interval, _ in found]
-    top = max(1, -int(-max(tops) // 1))
+    top = axis_end((mean, interval) for _, _, mean, interval, _ in found)
     rows = []
     for name, kind, mean, interval, games in sorted(found, key=lambda row: row[2]):
-        low, high = interval or (mean, mean)
-        bounds = f" [{low:.2f}, {high:.2f}]" if interval else ""
-        rows.append(
-            {
-                "name": f"{name} ({games} games)" if kind == "published" else name,
-                "kind": kind,
-                "at": round(100 * mean / top, 2),
-                "interval": interval is not None,
-                "low": round(100 * low / top, 2),
-                "width": round(100 * (high - low) / top, 2),
-                "text": f"{mean:.2f}{bounds}",
-            }
-        )
+        label = f"{name} ({games} games)" if kind == "published" else name
+        rows.append({"name": label, "kind": kind, **on_axis(mean, interval, top)})
     return rows, top
+
+
+def axis_end(results: Iterable[tuple[float, Sequence[float] | None]]) -> int:
+    """Return the apples at the end of an axis that holds these means with their intervals."""
+    return max(1, -int(-max(interval[1] if interval else mean for mean, interval in results) // 1))
+
+
+def on_axis(mean: float, interval: Sequence[float] | None, end: int) -> dict[str, Any]:
+    """Return a mean with its interval as ladder.html.j2 takes them: in per cent of the axis, and as text."""
+    low, high = interval or (mean, mean)
+    return {
+        "at": round(100 * mean / end, 2),
+        "interval": interval is not None,
+        "low": round(100 * low / end, 2),
+        "width": round(100 * (high - low) / end, 2),
+        "text": with_interval(mean, interval),
+    }
 
 
 def _interval(apples: Sequence[int]) -> Any:
@@ -79,12 +84,10 @@ def gain_sentences(gained: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One sentence a player: how much better than its base, and how sure."""
     sentences = []
     for name, gain in gained.items():
-        interval, probability = gain["ci95"], gain["probability"]
-        bounds = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+        probability = gain["probability"]
         sure = "" if probability is None else f"; probability that it is better: {probability:.1%}"
-        sentences.append(
-            f"{name} over its base, on the same {gain['n']} games: {gain['mean']:+.2f}{bounds} apples a game{sure}."
-        )
+        mean = with_interval(gain["mean"], gain["ci95"], sign="+")
+        sentences.append(f"{name} over its base, on the same {gain['n']} games: {mean} apples a game{sure}.")
     return sentences
 
 
