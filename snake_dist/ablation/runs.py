@@ -149,6 +149,8 @@ def _result(cell: Cell) -> FinishedRun:
         report = json.loads((cell.directory / REPORT_DIR / REPORT).read_text(encoding="utf-8"))
         games = read_log(cell.directory / REPORT_DIR / GAMES_DIR / "adapter.jsonl", check=False)
         training = summary["training"]
+        legal_moves = summary["play"]["players"]["adapter"]["legal_move_rate"]
+        assert legal_moves["value"] is not None, "every game has a reply"
         return FinishedRun(
             name=cell.name,
             setting=cell.setting,
@@ -156,7 +158,7 @@ def _result(cell: Cell) -> FinishedRun:
             seed=cell.seed,
             games=report["settings"],
             apples=dict(sorted((game.seed, game.score) for _, game in games)),
-            legal_move_rate=summary["play"]["players"]["adapter"]["legal_move_rate"]["value"],
+            legal_move_rate=legal_moves["value"],
             held_out_loss=training["eval/loss"],
             num_tokens=training["num_tokens"],
             seconds=training["seconds"],

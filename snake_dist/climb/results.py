@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from snake_dist.climb.stages import Step
-from snake_dist.evaluation.judging.intervals import with_interval
+from snake_dist.evaluation.judging.comparison import Results
+from snake_dist.evaluation.judging.intervals import Mean, Rate, with_interval
+from snake_dist.evaluation.judging.metrics import Apples
 from snake_dist.evaluation.report.numbers import markdown_table
 from snake_dist.files import ADAPTER_DIR, CONFIG, REPORT, SUMMARY, write_json_atomically, write_text_atomically
 from snake_dist.run.summary import read_summary
@@ -17,16 +19,15 @@ HEAD = (
     "stage", "trained share", "training tokens", "minutes of training", "held-out loss", "board", "games",
     "apples per game", "boards filled", "steps per apple", "steps to fill", "legal moves", "state bank, legal",
 )  # fmt: skip
-_PLAYED = ("games", "apples", "fill_rate", "legal_move_rate", "steps_per_apple", "steps_to_fill")
 
 
 def write_results(steps: Sequence[Step], output: Path) -> str:
     """Write both files, with every judged stage; returns the table: each stage, after the base model on its board."""
     stages = list(_judged(steps, output))
-    write_json_atomically(output / "climb.json", {"stages": stages})
+    write_json_atomically(output / "climb.json", {"stages": [stage for stage, _ in stages]})
     rows: list[Sequence[str]] = [HEAD]
     boards: set[str] = set()
-    for stage in stages:
+    for stage, adapter in stages:
         board = stage["board"]
         if board not in boards:
             rows.append(_row(["base", *"----", board], stage["base"]))
@@ -34,13 +35,13 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
         training = stage["training"]
         share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{training['num_tokens']:,}"
         minutes, loss = f"{training['seconds'] / 60:.0f}", f"{training['eval/loss']:.4f}"
-        rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], stage))
+        rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], adapter))
     table = markdown_table(rows)
     write_text_atomically(output / "climb.md", table + "\n")
     return table
 
 
-def _judged(steps: Sequence[Step], output: Path) -> Iterator[dict[str, Any]]:
+def _judged(steps: Sequence[Step], output: Path) -> Iterator[tuple[dict[str, Any], _Rates]]:
     """What a training's record and the report say of each stage that has both; paths are relative to `output`."""
     import yaml
 
@@ -50,7 +51,7 @@ def _judged(steps: Sequence[Step], output: Path) -> Iterator[dict[str, Any]]:
             summary, report = read_summary(run), json.loads(judged.read_text())
             config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
             base, adapter = (_rates(report, who) for who in ("base", "adapter"))
-            yield {
+            stage = {
                 "stage": directory.name,
                 "adapter": str((run / ADAPTER_DIR).relative_to(output)),
                 "seed": config["seed"],
@@ -64,32 +65,48 @@ def _judged(steps: Sequence[Step], output: Path) -> Iterator[dict[str, Any]]:
                 "base": base,
                 **adapter,
             }
+            yield stage, adapter
 
 
-def _rates(report: Mapping[str, Any], player: str) -> dict[str, Any]:
-    """A player's games, and `bank_legal_rate`: of the state bank's positions, None where the stage has no bank."""
-    bank = report["state_bank"].get(player)
-    played = {name: report["players"][player][name] for name in _PLAYED}
-    return played | {"bank_legal_rate": bank and bank["legal_move_rate"]}
+class _Rates(TypedDict):
+    """The metrics of a player's games that climb.json has."""
+
+    games: int
+    apples: Apples
+    fill_rate: Rate
+    legal_move_rate: Rate
+    steps_per_apple: float | None
+    steps_to_fill: Mean
+    bank_legal_rate: Rate | None
+    """Of the bank's positions; None where the stage has no bank."""
 
 
-def _row(training: Sequence[str], played: Mapping[str, Any]) -> list[str]:
+def _rates(results: Results, name: str) -> _Rates:
+    player, bank = results["players"][name], results["state_bank"].get(name)
+    return {
+        "games": player["games"],
+        "apples": player["apples"],
+        "fill_rate": player["fill_rate"],
+        "legal_move_rate": player["legal_move_rate"],
+        "steps_per_apple": player["steps_per_apple"],
+        "steps_to_fill": player["steps_to_fill"],
+        "bank_legal_rate": bank and bank["legal_move_rate"],
+    }
+
+
+def _row(training: Sequence[str], played: _Rates) -> list[str]:
     bank = played["bank_legal_rate"]
     return [
         *training,
         str(played["games"]),
-        _interval(played["apples"], 1),
-        _interval(played["fill_rate"], 1, 100) + " %",
-        "-" if played["steps_per_apple"] is None else f"{played['steps_per_apple']:.1f}",
-        _interval(played["steps_to_fill"], 0),
-        _interval(played["legal_move_rate"], 2, 100) + " %",
-        _interval(bank, 2, 100) + f" % of {bank['n']:,}" if bank else "-",
+        with_interval(played["apples"]["mean"], played["apples"]["ci95"], ",.1f"),
+        _rate(played["fill_rate"], 1),
+        with_interval(played["steps_per_apple"], None, ".1f"),
+        with_interval(played["steps_to_fill"]["mean"], played["steps_to_fill"]["ci95"], ",.0f"),
+        _rate(played["legal_move_rate"], 2),
+        f"{_rate(bank, 2)} of {bank['n']:,}" if bank else "-",
     ]
 
 
-def _interval(value: Mapping[str, Any], digits: int, scale: float = 1) -> str:
-    """`89.7 [83.8, 93.8]`; `-` for what no game could say."""
-    number = value["mean"] if "mean" in value else value["value"]
-    if number is None:
-        return "-"
-    return with_interval(number, value["ci95"], f",.{digits}f", scale=scale)
+def _rate(rate: Rate, digits: int) -> str:
+    return with_interval(rate["value"], rate["ci95"], f".{digits}f", scale=100) + " %"

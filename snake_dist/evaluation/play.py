@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from snake_dist.errors import InputError, check_at_least
-from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.comparison import Results, judge
 from snake_dist.evaluation.judging.episodes import Episode, Games, game_seeds
 from snake_dist.evaluation.judging.human_logs import read_human_games
 from snake_dist.evaluation.judging.spread import Ranks
@@ -74,7 +74,7 @@ class Play:
     """With --report: the heuristics from random-legal to hamiltonian play the same games."""
 
 
-def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 - frozen
+def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - frozen
     """Play, print the table, write what was asked for; returns the numbers. Raises InputError before any game.
 
     Every one of the `ranks` calls it; rank 0 prints and writes.
@@ -109,7 +109,9 @@ def play(config: Play, ranks: Ranks = Ranks()) -> dict[str, Any]:  # noqa: B008 
     num_states = config.bank_states if config.report else 0
     bank = build_bank(games.grid_size, games.mode, num_states, is_trained=is_trained)
     results, episodes = judge(entrants, games, bank, config.report, human_games=human_games, ranks=ranks)
-    results["trained_positions"] = {name: prompts and len(prompts.hashes) for name, prompts in trained.items()}
+    results["trained_positions"] = {
+        name: None if prompts is None else len(prompts.hashes) for name, prompts in trained.items()
+    }
     if results["players"] and ranks.is_main:
         print(render_table(results["players"]))
         _write(config, entrants, games, results, episodes, adapters)
@@ -120,7 +122,7 @@ def _write(
     config: Play,
     entrants: Sequence[Entrant],
     games: Games,
-    results: Mapping[str, Any],
+    results: Results,
     episodes: Mapping[str, Sequence[Episode]],
     adapters: Mapping[str, Path],
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.cluster.world import agree, gather
-from snake_dist.evaluation.judging.comparison import judge
+from snake_dist.evaluation.judging.comparison import Results, judge
 from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
 from snake_dist.evaluation.judging.metrics import summarize
 from snake_dist.evaluation.judging.spread import Ranks, SpreadPlayer
@@ -35,8 +35,6 @@ from snake_dist.zero.engine import joined_forwards
 RUN_LADDER = LADDER[:-1]
 """Heuristics that play the same games at a run's end: all but the perfect one."""
 NUM_BANK_STATES = 40
-IN_TRAINING = ("games", "apples", "legal_move_rate", "format_valid_rate", "end_shares")
-"""What is logged of the games in training."""
 
 
 def _judged_games(run: Run) -> Games:
@@ -44,7 +42,7 @@ def _judged_games(run: Run) -> Games:
     return Games(board.grid_size, board.mode, game_seeds(play.play_games), play.play_max_steps)
 
 
-def write_run_report(run: Run, play: dict[str, Any]) -> Path:
+def write_run_report(run: Run, play: Results) -> Path:
     """Write the report beside summary.json; returns its page."""
     write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
     return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
@@ -82,13 +80,20 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
                 return gather(answers, world)
 
             summary = summarize(play_games(SpreadPlayer(player, world.rank, world.size, gathered), games))
-        played = flatten({name: summary[name] for name in IN_TRAINING}, "eval/play")
+        logged = {
+            "games": summary["games"],
+            "apples": summary["apples"],
+            "legal_move_rate": summary["legal_move_rate"],
+            "format_valid_rate": summary["format_valid_rate"],
+            "end_shares": summary["end_shares"],
+        }
+        played = flatten(logged, "eval/play")
         return played | {"eval/play/seconds": time.perf_counter() - started}
 
     return play
 
 
-def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
+def judge_run(run: Run, adapter_dir: Path, session: Session) -> Results:
     """Load the adapter afresh and play it beside its base and heuristics; all ranks play, and get the same results.
 
     Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
@@ -112,4 +117,5 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> dict[str, Any]:
     ranks = Ranks(world.rank, world.size, session.gather, partial(agree, world))
     report_dir = run.output_dir / REPORT_DIR
     results, _ = judge([*models, *heuristics], games, bank, report_dir, removes_foreign_logs=True, ranks=ranks)
-    return results | {"trained_positions": {"adapter": known if known is None else len(known)}}
+    results["trained_positions"] = {"adapter": known if known is None else len(known)}
+    return results

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from snake_dist.evaluation.judging.comparison import Results
 from snake_dist.evaluation.judging.intervals import with_interval
 from snake_dist.evaluation.report.numbers import render_table
 from snake_dist.files import SUMMARY
@@ -57,7 +58,7 @@ TrainingSummary = TypedDict(
 class Played(TypedDict, total=False):
     """The games at the end, or why there were none."""
 
-    play: dict[str, Any]
+    play: Results
     why_no_games: str
 
 

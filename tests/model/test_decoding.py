@@ -43,7 +43,7 @@ def ragged_prompts(n=17):
 
 
 def decode(model, tokenizer, prompts, num_slots):
-    return run(SlotDecoder(model, stop_ids(model, tokenizer), NEW, num_slots), prompts)
+    return run(SlotDecoder(model, stop_ids(model.generation_config.eos_token_id, tokenizer), NEW, num_slots), prompts)
 
 
 def one_by_one(model, tokenizer, prompts):
@@ -174,7 +174,7 @@ def test_a_right_draft_takes_one_pass_and_wrong_ones_are_given_up(llama):
     expected = decode(model, tokenizer, prompts, 9)
     passes = []
     handle = model.lm_head.register_forward_pre_hook(lambda _, args: passes.append(args[0].shape[1]))
-    decoder = SlotDecoder(model, stop_ids(model, tokenizer), NEW, 9)
+    decoder = SlotDecoder(model, stop_ids(model.generation_config.eos_token_id, tokenizer), NEW, 9)
     for i, prompt in enumerate(prompts):
         decoder.add(i, prompt, expected[i])
     assert dict(decoder.finished()) == dict(enumerate(expected))

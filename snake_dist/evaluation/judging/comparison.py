@@ -7,21 +7,35 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TypedDict
 
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import Episode, Games
 from snake_dist.evaluation.judging.game_log import GameLog, log_path, open_log
+from snake_dist.evaluation.judging.intervals import Gain
 from snake_dist.evaluation.judging.match import play_match
-from snake_dist.evaluation.judging.metrics import gain_over, summarize
+from snake_dist.evaluation.judging.metrics import PlayerSummary, gain_over, summarize
 from snake_dist.evaluation.judging.spread import Ranks
-from snake_dist.evaluation.judging.state_bank import score_bank
+from snake_dist.evaluation.judging.state_bank import BankScores, score_bank
 from snake_dist.evaluation.players.entrants import Entrant
 from snake_dist.files import GAMES_DIR
 from snake_dist.game.board import State
 
 HumanGames = Mapping[str, tuple[str, Sequence[Episode]]]
 """Games played elsewhere: (identity, games) by player."""
+
+
+class _Scores(TypedDict):
+    players: dict[str, PlayerSummary]
+    gain_over_base: dict[str, Gain]
+    state_bank: dict[str, BankScores]
+
+
+class Results(_Scores, total=False):
+    """The numbers of a comparison by player, as report.json has them."""
+
+    trained_positions: dict[str, int | None]
+    """Training prompts of each adapter that the bank was checked against; None where they were not kept."""
 
 
 def judge(
@@ -33,8 +47,8 @@ def judge(
     human_games: HumanGames = MappingProxyType({}),
     removes_foreign_logs: bool = False,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
-) -> tuple[dict[str, Any], dict[str, list[Episode]]]:
-    """Return ({"players": ..., "gain_over_base": ..., "state_bank": ...} as `write_report` takes it, all games).
+) -> tuple[Results, dict[str, list[Episode]]]:
+    """Return the results, as `write_report` takes them, and all games.
 
     With a directory, games are logged in its `games/`, and games that the logs hold are not played again. A log of
     another player or other conditions, or a damaged one, is removed or raises InputError before anything is loaded.
@@ -56,7 +70,7 @@ def judge(
         episodes[name] = ranks.agree(partial(_with_logged, name, identity, by_human, games, logs))
     measured = [(entrant.name, entrant.base) for entrant in entrants if entrant.base is not None]
     gained = {name: gain_over(episodes[base], episodes[name]) for name, base in measured}
-    results = {
+    results: Results = {
         "players": {name: summarize(played) for name, played in episodes.items()},
         "gain_over_base": {name: gain for name, gain in gained.items() if gain is not None},
         "state_bank": bank_scores,

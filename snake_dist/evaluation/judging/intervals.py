@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
+
+
+class Rate(TypedDict):
+    """A rate as reports have it; docs/metrics.md."""
+
+    value: float | None
+    ci95: list[float] | None
+    n: int
+
+
+class Mean(TypedDict):
+    """A mean as reports have it."""
+
+    mean: float | None
+    ci95: list[float] | None
+
+
+class Gain(TypedDict):
+    """A mean difference of pairs as reports have it."""
+
+    mean: float
+    ci95: list[float] | None
+    n: int
+    probability: float | None
 
 
 def wilson_interval(successes: int, n: int) -> Interval | None:
@@ -75,7 +99,7 @@ def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: i
     return min(low, wilson[0]), max(high, wilson[1])
 
 
-def paired_gain(values: Sequence[float], base: Sequence[float], seed: int = 0) -> dict[str, Any]:
+def paired_gain(values: Sequence[float], base: Sequence[float], seed: int = 0) -> Gain:
     """mean, ci95 (bootstrap, BCa), n and probability of `values - base`, pair by pair.
 
     The probability is the share of bootstrap resamples of the pairs with a mean above 0, those at 0 counted half:
@@ -99,20 +123,22 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
 
 
-def rate(successes: int, n: int) -> dict[str, Any]:
+def rate(successes: int, n: int) -> Rate:
     """A rate over independent trials as reports have it: value, ci95 (Wilson) and n; None where n is 0."""
     return rate_entry(successes, n, wilson_interval(successes, n))
 
 
-def rate_entry(successes: int, n: int, interval: Interval | None) -> dict[str, Any]:
+def rate_entry(successes: int, n: int, interval: Interval | None) -> Rate:
     """value, ci95 and n of a rate, as JSON."""
     return {"value": successes / n if n else None, "ci95": as_json(interval), "n": n}
 
 
 def with_interval(
-    value: float, interval: Sequence[float] | None, spec: str = ".2f", *, scale: float = 1, sign: str = ""
+    value: float | None, interval: Sequence[float] | None, spec: str = ".2f", *, scale: float = 1, sign: str = ""
 ) -> str:
-    """Return `1.23 [1.00, 1.50]`, or `1.23` without an interval; `sign` "+" writes the value's sign always."""
+    """Return `1.23 [1.00, 1.50]`, `1.23` without an interval, `-` without a value; `sign` "+": also before a gain."""
+    if value is None:
+        return "-"
     text = format(scale * value, sign + spec)
     return text if interval is None else f"{text} [{', '.join(format(scale * end, spec) for end in interval)}]"
 

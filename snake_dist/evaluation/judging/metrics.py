@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, median
-from typing import Any
+from typing import TypedDict
 
 from snake_dist.evaluation.judging.episodes import Episode
 from snake_dist.evaluation.judging.intervals import (
+    Gain,
+    Mean,
+    Rate,
     as_json,
     bootstrap_mean_interval,
     game_rate_interval,
@@ -27,7 +30,47 @@ LENGTH_BUCKETS = (*(f"{low + 1}-{high}" for low, high in pairwise(LENGTH_EDGES))
 """Their names."""
 
 
-def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
+class Apples(TypedDict):
+    """Apples per game."""
+
+    mean: float
+    ci95: list[float] | None
+    median: float
+    p5: float
+    max: int
+
+
+class Steps(TypedDict):
+    """Moves per game."""
+
+    mean: float
+
+
+class PlayerSummary(TypedDict):
+    """The numbers of one player's games under their names in report.json; docs/metrics.md."""
+
+    games: int
+    apples: Apples
+    coverage: Mean
+    fill_rate: Rate
+    starved_rate: Rate
+    legal_move_rate: Rate
+    format_valid_rate: Rate
+    claims_true_rate: Rate
+    ends: dict[str, int]
+    end_shares: dict[str, float]
+    steps: Steps
+    steps_per_apple: float | None
+    steps_to_fill: Mean
+    steps_per_apple_by_length: dict[str, float | None]
+    path_efficiency: float | None
+    moves_per_reply: float | None
+    tokens_per_move: float | None
+    ms_per_move: float | None
+    moves_per_second: float | None
+
+
+def summarize(episodes: Sequence[Episode]) -> PlayerSummary:
     """The numbers of one player's games, as JSON.
 
     `ends` names every reason, also those with 0 games, and sums to `games`. A rate is pooled over all moves or
@@ -78,7 +121,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def gain_over(base: Sequence[Episode], episodes: Sequence[Episode]) -> dict[str, Any] | None:
+def gain_over(base: Sequence[Episode], episodes: Sequence[Episode]) -> Gain | None:
     """Return the gain over the base in apples per game, on the seeds that both have played; None without any."""
     ours, theirs = ({episode.seed: episode.score for episode in games} for games in (episodes, base))
     both = sorted(ours.keys() & theirs.keys())
@@ -125,7 +168,7 @@ def _path_efficiency(episodes: Sequence[Episode]) -> float | None:
     return sum(bound for *_, bound in walks) / sum(steps for _, steps, _ in walks) if walks else None
 
 
-def _pooled(successes: Sequence[int], trials: Sequence[int]) -> dict[str, Any]:
+def _pooled(successes: Sequence[int], trials: Sequence[int]) -> Rate:
     """A rate over all trials; games without any trial say nothing about it."""
     asked = [(good, n) for good, n in zip(successes, trials, strict=True) if n]
     good, n = [g for g, _ in asked], [n for _, n in asked]

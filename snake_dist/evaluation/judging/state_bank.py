@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 from snake_dist.evaluation.judging.episodes import game_seeds
-from snake_dist.evaluation.judging.intervals import game_rate_interval, rate, rate_entry
+from snake_dist.evaluation.judging.intervals import Rate, game_rate_interval, rate, rate_entry
 from snake_dist.evaluation.players.protocol import Player
 from snake_dist.game.board import State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
@@ -62,7 +62,27 @@ def build_bank(
     return bank
 
 
-def score_bank(player: Player, bank: Sequence[State]) -> dict[str, Any]:
+class BankRates(TypedDict):
+    """How single moves are, under their names in report.json; docs/metrics.md."""
+
+    n: int
+    optimal_set_rate: Rate
+    optimal_choice_rate: Rate
+    legal_move_rate: Rate
+    format_valid_rate: Rate
+    avoidable_fatal_rate: Rate
+    tail_safe_fork_rate: Rate
+    food_over_survival_rate: Rate
+    claims_true_rate: Rate
+
+
+class BankScores(BankRates):
+    """The rates over the whole bank and by the share of the board that the snake covers."""
+
+    by_fill: dict[str, BankRates]
+
+
+def score_bank(player: Player, bank: Sequence[State]) -> BankScores:
     """Rates over the bank's states (docs/metrics.md), overall and under `by_fill` for buckets of fill level.
 
     Most states come from different games, the others lie many apples apart: they are taken as independent.
@@ -73,7 +93,7 @@ def score_bank(player: Player, bank: Sequence[State]) -> dict[str, Any]:
         f"{low}-{high}": _rates([verdict for verdict in verdicts if low < verdict.fill <= high])
         for low, high in pairwise(FILL_EDGES)
     }
-    return _rates(verdicts) | {"by_fill": by_fill}
+    return {**_rates(verdicts), "by_fill": by_fill}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +138,7 @@ def _verdict(state: State, reply: str) -> _Verdict:
     )
 
 
-def _rates(verdicts: Sequence[_Verdict]) -> dict[str, Any]:
+def _rates(verdicts: Sequence[_Verdict]) -> BankRates:
     n, choices = len(verdicts), [verdict for verdict in verdicts if verdict.choice]
     forks, tempted = ([v for v in verdicts if v.fork], [v for v in verdicts if v.temptation])
     true, said = ([sum(v.claims) for v in verdicts if v.claims], [len(v.claims) for v in verdicts if v.claims])

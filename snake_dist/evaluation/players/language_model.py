@@ -77,7 +77,7 @@ class LanguageModelPlayer:
         plain = _without_peft(self.model)
         with answering(self.model, self.adapter):
             if has_slots(plain):
-                stops = stop_ids(plain, self.tokenizer)
+                stops = stop_ids(plain.generation_config.eos_token_id, self.tokenizer)
                 yield _InSlots(self, SlotDecoder(plain, stops, self.max_new_tokens, self.batch_size))
             else:
                 yield Rounds(self._padded_answers)
@@ -169,7 +169,7 @@ def greedy_decode(
     from snake_dist.model.decoding import before_stop
 
     plain = _without_peft(model)
-    stops = stop_ids(plain, tokenizer)
+    stops = stop_ids(plain.generation_config.eos_token_id, tokenizer)
     # The mask hides padding, so any token will do where the tokenizer has none for it.
     pad = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
     config = GenerationConfig(
@@ -232,8 +232,7 @@ def _without_peft(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def stop_ids(plain: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's end of sequence, and those of the model's generation config: instruct models end a turn so."""
-    configured = plain.generation_config.eos_token_id
+def stop_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokenizer's end of sequence and those of the model's generation config, which instruct models need."""
     several = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})

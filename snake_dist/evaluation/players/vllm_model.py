@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.saved_adapter import read_metadata
 from snake_dist.data.tokenization import encode_prompt
+from snake_dist.evaluation.players.language_model import stop_ids
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
 from snake_dist.model import base
@@ -99,8 +100,7 @@ def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
         configured = GenerationConfig.from_pretrained(location).eos_token_id
     except OSError:  # a model without generation_config.json
         configured = AutoConfig.from_pretrained(location).eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    stops = tuple(sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None}))
+    stops = tuple(stop_ids(configured, tokenizer))
     max_length = base.model_shape(location).max_positions
     engine = vllm.LLM(
         model=location,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.evaluation.judging.intervals import with_interval
+from snake_dist.evaluation.judging.metrics import PlayerSummary
 from snake_dist.files import REPORT, write_json_atomically
 
 TABLE_WIDTH = 100
@@ -31,7 +32,7 @@ def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return flat
 
 
-def render_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def render_table(summaries: Mapping[str, PlayerSummary]) -> str:
     """Players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline."""
     rows = [["player", "games", "apples per game", "legal moves %", "valid %", "games ended by"]]
     for name, summary in summaries.items():
@@ -42,7 +43,7 @@ def render_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
                 str(summary["games"]),
                 with_interval(apples["mean"], apples["ci95"]),
                 with_interval(legal["value"], legal["ci95"], scale=100),
-                f"{100 * summary['format_valid_rate']['value']:.2f}",
+                with_interval(summary["format_valid_rate"]["value"], None, scale=100),
                 _ends(summary["ends"]),
             ]
         )

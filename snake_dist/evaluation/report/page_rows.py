@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval, with_interval
+from snake_dist.evaluation.judging.intervals import Gain, Rate, bootstrap_mean_interval, with_interval
+from snake_dist.evaluation.judging.metrics import PlayerSummary
+from snake_dist.evaluation.judging.state_bank import BankRates, BankScores
 from snake_dist.files import METRICS
 
 PUBLISHED = {
@@ -25,17 +27,12 @@ reply may plan several moves, and some may be empty."""
 MIN_PUBLISHED_GAMES = 5
 """Fewer give no interval."""
 
-_GAME_METRICS = (
-    "apples.mean", "apples.median", "apples.p5", "apples.max", "coverage.mean", "fill_rate", "starved_rate",
-    "steps.mean", "steps_per_apple", "steps_to_fill.mean", "path_efficiency", "legal_move_rate", "format_valid_rate",
-    "claims_true_rate", "moves_per_reply", "tokens_per_move", "ms_per_move",
-)  # fmt: skip
 _CURVES = ("train/loss", "eval/loss", "eval/token_accuracy", "eval/play/apples/mean", "eval/play/legal_move_rate/value")
 _MAX_POINTS = 400
 
 
 def ladder_rows(
-    players: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str], settings: Mapping[str, Any]
+    players: Mapping[str, PlayerSummary], kinds: Mapping[str, str], settings: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], int]:
     """(rows from weak to strong, apples at the axis' end). Published results only where they can be compared."""
     found: list[tuple[str, str, float, Any, int | None]] = [
@@ -80,7 +77,7 @@ def _kind(name: str, kinds: Mapping[str, str]) -> str:
     return "base" if kind == "model" and name.split()[0] == "base" else kind
 
 
-def gain_sentences(gained: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def gain_sentences(gained: Mapping[str, Gain]) -> list[str]:
     """One sentence a player: how much better than its base, and how sure."""
     sentences = []
     for name, gain in gained.items():
@@ -91,7 +88,7 @@ def gain_sentences(gained: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def ends_table(players: Mapping[str, Mapping[str, Any]], ends: Sequence[str]) -> list[dict[str, Any]]:
+def ends_table(players: Mapping[str, PlayerSummary], ends: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"name": name, "shares": [(end, summary["ends"][end] / summary["games"]) for end in ends]}
         for name, summary in players.items()
@@ -99,48 +96,86 @@ def ends_table(players: Mapping[str, Mapping[str, Any]], ends: Sequence[str]) ->
 
 
 Cell = tuple[str, str | None]
+"""A number and its interval, as text."""
+
+
+def _plain(value: float | None) -> Cell:
+    return _number(value), None
+
+
+def _bounded(value: float | None, interval: Sequence[float] | None, is_rate: bool = False) -> Cell:
+    bounds = None if interval is None else " to ".join(_number(end, is_rate) for end in interval)
+    return _number(value, is_rate), bounds
+
+
+def _rate(rate: Rate) -> Cell:
+    return _bounded(rate["value"], rate["ci95"], is_rate=True)
+
+
+_GAME_METRICS: dict[str, Callable[[PlayerSummary], Cell]] = {
+    "apples.mean": lambda player: _bounded(player["apples"]["mean"], player["apples"]["ci95"]),
+    "apples.median": lambda player: _plain(player["apples"]["median"]),
+    "apples.p5": lambda player: _plain(player["apples"]["p5"]),
+    "apples.max": lambda player: _plain(player["apples"]["max"]),
+    "coverage.mean": lambda player: _bounded(player["coverage"]["mean"], player["coverage"]["ci95"], is_rate=True),
+    "fill_rate": lambda player: _rate(player["fill_rate"]),
+    "starved_rate": lambda player: _rate(player["starved_rate"]),
+    "steps.mean": lambda player: _plain(player["steps"]["mean"]),
+    "steps_per_apple": lambda player: _plain(player["steps_per_apple"]),
+    "steps_to_fill.mean": lambda player: _bounded(player["steps_to_fill"]["mean"], player["steps_to_fill"]["ci95"]),
+    "path_efficiency": lambda player: _plain(player["path_efficiency"]),
+    "legal_move_rate": lambda player: _rate(player["legal_move_rate"]),
+    "format_valid_rate": lambda player: _rate(player["format_valid_rate"]),
+    "claims_true_rate": lambda player: _rate(player["claims_true_rate"]),
+    "moves_per_reply": lambda player: _plain(player["moves_per_reply"]),
+    "tokens_per_move": lambda player: _plain(player["tokens_per_move"]),
+    "ms_per_move": lambda player: _plain(player["ms_per_move"]),
+}
+_BANK_METRICS: dict[str, Callable[[BankRates], Rate]] = {
+    "optimal_set_rate": lambda bank: bank["optimal_set_rate"],
+    "optimal_choice_rate": lambda bank: bank["optimal_choice_rate"],
+    "legal_move_rate": lambda bank: bank["legal_move_rate"],
+    "format_valid_rate": lambda bank: bank["format_valid_rate"],
+    "avoidable_fatal_rate": lambda bank: bank["avoidable_fatal_rate"],
+    "tail_safe_fork_rate": lambda bank: bank["tail_safe_fork_rate"],
+    "food_over_survival_rate": lambda bank: bank["food_over_survival_rate"],
+    "claims_true_rate": lambda bank: bank["claims_true_rate"],
+}
+_BY_FILL = ("legal_move_rate", "avoidable_fatal_rate", "optimal_choice_rate")
 
 
 def metric_table(
-    players: Mapping[str, Mapping[str, Any]], state_bank: Mapping[str, Mapping[str, Any]]
+    players: Mapping[str, PlayerSummary], state_bank: Mapping[str, BankScores]
 ) -> list[tuple[str, list[tuple[str, list[Cell]]]]]:
-    """(group, ((metric, one cell a player), ...)) for games, steps by length, the state bank, and it by fill."""
-    lengths = next(iter(players.values()))["steps_per_apple_by_length"]
-    groups: list[tuple[str, list[tuple[str, list[Cell]]]]] = [
-        ("Games", [(name, [_cell(summary, name) for summary in players.values()]) for name in _GAME_METRICS]),
+    """Return (group, ((metric, one cell a player), ...)) for games, moves by length, the bank, and the bank by fill."""
+    summaries = list(players.values())
+    groups = [
+        ("Games", [(name, [cell(player) for player in summaries]) for name, cell in _GAME_METRICS.items()]),
         (
             "Moves per apple by snake length",
             [
-                (name, [(_number(summary["steps_per_apple_by_length"][name]), None) for summary in players.values()])
-                for name in lengths
+                (length, [_plain(player["steps_per_apple_by_length"][length]) for player in summaries])
+                for length in summaries[0]["steps_per_apple_by_length"]
             ],
         ),
     ]
     if state_bank:
         scores = [state_bank.get(name) for name in players]
         one = next(score for score in scores if score)
-        rates = [name for name in one if name.endswith("_rate")]
-        groups.append((f"{one['n']} unseen positions", [(name, [_cell(s, name) for s in scores]) for name in rates]))
-        for metric in ("legal_move_rate", "avoidable_fatal_rate", "optimal_choice_rate"):
+        rows = [(name, [_bank_cell(score, name) for score in scores]) for name in _BANK_METRICS]
+        groups.append((f"{one['n']} unseen positions", rows))
+        for name in _BY_FILL:
             rows = [
-                (f"{fill} % of the board", [_cell(score and score["by_fill"][fill], metric) for score in scores])
+                (f"{fill} % of the board", [_bank_cell(score and score["by_fill"][fill], name) for score in scores])
                 for fill, bucket in one["by_fill"].items()
                 if bucket["n"]
             ]
-            groups.append((f"{metric} by fill", rows))
+            groups.append((f"{name} by fill", rows))
     return groups
 
 
-def _cell(tree: Mapping[str, Any] | None, name: str) -> Cell:
-    if tree is None:
-        return "-", None
-    head, _, leaf = name.partition(".")
-    found = tree[head]
-    interval = found.get("ci95") if isinstance(found, Mapping) and leaf in ("", "mean") else None
-    value = found[leaf] if leaf else found["value"] if isinstance(found, Mapping) else found
-    is_rate = isinstance(found, Mapping) and (not leaf or head == "coverage")
-    bounds = None if interval is None else f"{_number(interval[0], is_rate)} to {_number(interval[1], is_rate)}"
-    return _number(value, is_rate), bounds
+def _bank_cell(rates: BankRates | None, name: str) -> Cell:
+    return ("-", None) if rates is None else _rate(_BANK_METRICS[name](rates))
 
 
 def _number(value: float | None, is_rate: bool = False) -> str:
