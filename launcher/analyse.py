@@ -1,4 +1,4 @@
-"""Where and why logged games were lost, and what the player claimed falsely.
+"""Show where and why logged games were lost, and which claims of the player were false.
 
 python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltonian-shortcuts --adapter DIR
 """

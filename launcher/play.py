@@ -1,4 +1,4 @@
-"""Play games and report them: heuristics, base models, adapters beside their base, humans.
+"""Play games with heuristics, base models, adapters beside their base, or humans, and report them.
 
 python launcher/play.py --player bfs-safe greedy --grid-size 10 --games 500 --seed-range dev
 python launcher/play.py --player adapter DIR --games 200 --report DIR

@@ -1,4 +1,4 @@
-"""A comparison as play.py runs it: from its flags to the report."""
+"""A comparison by play.py, from its flags to its report."""
 
 from __future__ import annotations
 
@@ -30,54 +30,54 @@ from snake_dist.game.board import State
 
 @dataclass(frozen=True)
 class Play:
-    """Play held-out games of Snake and report them."""
+    """Play held-out games of Snake and write a report."""
 
     player: tuple[str, ...]
-    """One or more of: a heuristic's name, base, human, adapter DIR... (each adapter also plays its base model)."""
+    """One or more players: a heuristic's name, base, openai, human, adapter DIR... (each adapter's base also plays)."""
     games: int = 200
-    """Games per player."""
+    """Each player plays this many games."""
     grid_size: int | None = None
     """N of the N x N board; default: the adapter's, else 10."""
     mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
     """Rules of the board; auto: the adapter's, else classic."""
     max_steps: int = 0
-    """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
+    """Stop a game after this many moves and count it as step_cap; 0: no limit."""
     symmetry: int = 0
-    """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 both, 4 to 7 the same with x and y swapped."""
+    """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 flips both; 4 to 7: the same with x and y swapped."""
     seed_range: Literal["train", "dev", "test"] = "test"
-    """Which published range of seeds the games come from."""
+    """Take the games from this published range of seeds."""
     first_game: int = 0
-    """The first game has this seed of the range, counted from 0."""
+    """Begin at this seed of the range, counted from 0."""
     base_model: str = "smollm2-135m"
     """For --player base: hub id, local directory, or smollm2-135m."""
     style: Literal["sentence", "board", "short", "compact", "cycle"] = "compact"
-    """For --player base and openai: how a position is put to it."""
+    """For --player base and openai: style of the prompts."""
     endpoint: str | None = None
-    """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; key: $OPENAI_API_KEY."""
+    """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; $OPENAI_API_KEY: key."""
     model: str | None = None
-    """For --player openai: the model's name there."""
+    """For --player openai: name of the model at the endpoint."""
     few_shot: int = 0
-    """Base models also play with so many solved positions before each prompt, as players of their own."""
+    """Base models also play with this many solved positions before each prompt, as players of their own."""
     constrained: bool = False
     """Models also play by choosing the likeliest of the four moves, as players of their own."""
     report: Path | None = None
-    """Directory for report.html, report.json and the log of every game; games that it holds are not played again."""
+    """Directory for report.html, report.json and a log of every game; games in its logs are not played again."""
     bank_states: int = 200
-    """With --report: unseen positions on which single moves are judged; 0: none."""
+    """With --report: judge single moves on this many unseen positions; 0: none."""
     gif: Path | None = None
-    """File for an animated GIF of the first game of the adapter, or of the first player."""
+    """File for an animated GIF of the first game of the adapter, or else of the first player."""
     human_pace: int = 0
-    """For --player human: milliseconds until the snake goes on by itself; 0: turn-based."""
+    """For --player human: the snake moves by itself after this many milliseconds; 0: turn-based."""
     human_log: tuple[Path, ...] = ()
-    """With --report: logs that humans downloaded from the report page or wrote at a terminal."""
+    """Add the games in these logs, which humans downloaded from the report page or wrote at a terminal."""
     ladder: bool = True
     """With --report: the heuristics from random-legal to hamiltonian play the same games."""
 
 
 def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - frozen
-    """Play, print the table, write what was asked for; returns the numbers. Raises InputError before any game.
+    """Play, print the table, write the report and the animation if asked; returns the numbers.
 
-    Every one of the `ranks` calls it; rank 0 prints and writes.
+    All `ranks` call it; rank 0 prints and writes. Raises InputError before any game.
     """
     check_at_least(config, games=1, first_game=0, max_steps=0, symmetry=0, bank_states=0, human_pace=0, few_shot=0)
     if config.symmetry > 7:
@@ -126,7 +126,7 @@ def _write(
     episodes: Mapping[str, Sequence[Episode]],
     adapters: Mapping[str, Path],
 ) -> None:
-    """The animation and the report, where they are asked for."""
+    """Write the animation and the report, where a flag asks for them."""
     if config.gif:
         name = next((entrant.name for entrant in entrants if entrant.base), next(iter(episodes)))
         write_gif(config.gif, episodes[name][0], name)

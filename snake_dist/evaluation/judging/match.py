@@ -20,23 +20,23 @@ class PlayConfig:
     """The games that judge the model, in training and at the end."""
 
     play_games: int = 20
-    """Held-out games for base and adapter each at the end; 0 skips them."""
+    """Base and adapter each play this many held-out games at the end; 0: none."""
     play_max_steps: int = 25
-    """A game that has made so many moves is stopped and counted as step_cap; 0: no limit."""
+    """Stop a game after this many moves and count it as step_cap; 0: no limit."""
     eval_games: int = 4
-    """Games on the seeds for development that an evaluation in training plays; 0: none."""
+    """An evaluation during training plays this many games, on development seeds; 0: none."""
     play_every: int = 500
-    """Steps between evaluations (--eval-every) that play --eval-games; 0: each of them does."""
+    """Steps between evaluations (--eval-every) that play --eval-games; 0: every evaluation plays."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""
     mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
     """Rules of the board; auto: those of the training data, classic for generated data."""
     style: Literal["auto", "sentence", "board", "short", "compact", "move", "facts", "path", "cycle"] = "auto"
-    """How a position is put to the model; auto: as in the training data, compact for generated data."""
+    """Style of the prompts; auto: that of the training data, compact for generated data."""
 
 
 def check_play_config(config: PlayConfig) -> None:
-    """Raise InputError for values that no games can have."""
+    """Raise InputError unless such games can be played."""
     check_at_least(config, play_games=0, play_max_steps=0, eval_games=0, play_every=0)
     game_seeds(config.play_games)
     game_seeds(config.eval_games, "dev")

@@ -19,12 +19,12 @@ from snake_dist.game.board import State
 from snake_dist.styles.catalog import render_prompt
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-"""Environment variable of the key; read at each request, never stored, logged or shown."""
+"""Environment variable of the key, which is read at each request and never stored, logged or shown."""
 INSTRUCTION = (
     "You play Snake. End your answer with one sentence of the form `Move: X`, "
     "where X is UP, DOWN, LEFT or RIGHT in capitals, and write nothing after it."
 )
-"""The system message: what a model that was not trained here cannot know of the form of a reply."""
+"""The system message: a model that was not trained here does not know the form of a reply."""
 TRIES, TIMEOUT_S, CONCURRENT = 4, 120.0, 8
 
 
@@ -32,12 +32,12 @@ TRIES, TIMEOUT_S, CONCURRENT = 4, 120.0, 8
 class EndpointPlayer:
     """Asks `URL/chat/completions` at temperature 0, several positions at once.
 
-    Refusals for load (429) and server errors are tried again, `TRIES` times in all, with growing pauses. Raises
-    InputError, naming the endpoint, for anything else it answers.
+    A request that fails under load (429) or by a server error is tried `TRIES` times, with growing pauses. Raises
+    InputError, naming the endpoint, for every other failure.
     """
 
     url: str
-    """Up to and without `/chat/completions`; ends in /v1 as a rule."""
+    """Without `/chat/completions`; most end in /v1."""
     model: str
     style: str
     """One of `catalog.STYLES`."""
@@ -66,7 +66,7 @@ class EndpointPlayer:
             text = answered["choices"][0]["message"]["content"] or ""
             tokens = (answered.get("usage") or {}).get("completion_tokens")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise InputError(f"--endpoint {self.url}: the answer is no chat completion") from None
+            raise InputError(f"--endpoint {self.url}: the answer is not a chat completion") from None
         return Answer(str(text), prompt, tokens)
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -95,7 +95,7 @@ class EndpointPlayer:
 
 
 def check_endpoint(url: str | None, model: str | None) -> tuple[str, str]:
-    """The two, if both are there. Raises InputError."""
+    """Return both flags. Raises InputError unless both are given and the first is a URL."""
     if not url or not url.startswith(("http://", "https://")):
         raise InputError(f"--endpoint {url}: for --player openai, a URL such as http://localhost:8000/v1 is expected")
     if not model:

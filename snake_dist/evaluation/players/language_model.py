@@ -1,4 +1,4 @@
-"""Causal language models as players: their prompts, their greedy decoding, and which base an adapter has."""
+"""Causal language models as players: prompts, greedy decoding, the adapter on or off."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from snake_dist.model.decoding import SlotDecoder
 
-# Initialisations that take the adapter's start out of the base: without the adapter no base is left.
+# These initialisations subtract the adapter's start from the base: with the adapter off, the base is not left.
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 MAX_PADDED_ROWS = 64
-"""Rows that `generate` decodes at once, padded: more take more memory and wait for more rows that are not done."""
+"""Rows that `generate` decodes at once, padded: more rows take more memory and wait longer for the last one."""
 EXAMPLE_END = "\n---"
 """Closes each example of a few-shot prompt."""
 
@@ -38,8 +38,8 @@ class LanguageModelPlayer:
     near-ties are common enough that now and then a reply does differ. The same states, batch size, machine
     and libraries give the same replies.
 
-    A prompt that leaves fewer than `max_new_tokens` of the model's `max_position_embeddings` is not shown to
-    it; its reply is empty, and so an invalid one.
+    The model does not see a prompt that leaves fewer than `max_new_tokens` of its `max_position_embeddings`; the
+    reply is then empty, which is invalid.
     """
 
     model: PreTrainedModel | PeftModel
@@ -49,13 +49,13 @@ class LanguageModelPlayer:
     style: str
     """One of `catalog.STYLES`: the one the adapter was trained on."""
     max_new_tokens: int
-    """A reply stops here if no end-of-sequence token came before."""
+    """A reply without an end-of-sequence token stops after this many tokens."""
     batch_size: int
     """States decoded at once."""
     adapter: bool = True
     """False: answer as the base model, with the adapter of a PeftModel switched off."""
     examples: str = ""
-    """Stands before every prompt (`players.modes`); a reply then ends where it goes on to another example."""
+    """Text before every prompt (`players.modes`); a reply then ends where it begins another example."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
         return [answer.text for answer in self.answers(states)]
@@ -71,7 +71,7 @@ class LanguageModelPlayer:
 
     @contextmanager
     def conversation(self) -> Iterator[Conversation]:
-        """A reply that is finished makes room for the next question at once, where the model has slots."""
+        """Open a conversation; where the model has slots, a finished reply makes room for the next question at once."""
         from snake_dist.model.decoding import SlotDecoder, has_slots
 
         plain = _without_peft(self.model)
@@ -97,14 +97,14 @@ class LanguageModelPlayer:
         return answers
 
     def encode(self, state: State) -> tuple[str, list[int] | None]:
-        """(what is shown, its tokens); no tokens if the model has no room for them and a reply."""
+        """Return (the prompt, its tokens); no tokens if the model has no room for them and a reply."""
         shown = self.examples + render_prompt(state, self.style)
         ids = encode_prompt(self.tokenizer, shown)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return shown, ids if limit is None or len(ids) <= limit - self.max_new_tokens else None
 
     def draft(self, state: State) -> list[int]:
-        """What the adapter will probably say: what its teacher would. It only saves time; see `SlotDecoder`."""
+        """Return the tokens that the adapter's teacher would say: a draft that only saves time; see `SlotDecoder`."""
         if not self.adapter or self.examples:
             return []
         policy = STYLES[self.style].teacher
@@ -115,7 +115,7 @@ class LanguageModelPlayer:
         return encode_completion(self.tokenizer, said)
 
     def answer(self, shown: str, ids: Sequence[int] | None) -> Answer:
-        """The decoded tokens, without their stop token, as an answer; None: it was not asked."""
+        """Return the decoded tokens, without their stop token, as an answer; None: the model did not see the prompt."""
         if ids is None:
             return Answer("", shown, 0)
         # Special tokens stay visible: leaving them out would repair a reply.
@@ -127,7 +127,7 @@ class LanguageModelPlayer:
 class _InSlots:
     """A conversation with a model whose decoder takes prompts at any time.
 
-    A prompt that was answered before is not decoded again: a snake that goes round in circles asks the same until it
+    A prompt that was answered before is not decoded again: a snake that circles asks the same questions until it
     starves.
     """
 
@@ -149,20 +149,21 @@ class _InSlots:
 
     def answered(self) -> list[tuple[int, Answer]]:
         if self._ready:
-            found, self._ready = self._ready, []
-            return found
-        found = [(game, self._player.answer(self._shown[game], ids)) for game, ids in self._decoder.finished()]
-        self._said |= {self._shown[game]: answer for game, answer in found}
-        return found
+            answers, self._ready = self._ready, []
+            return answers
+        answers = [(game, self._player.answer(self._shown[game], ids)) for game, ids in self._decoder.finished()]
+        self._said |= {self._shown[game]: answer for game, answer in answers}
+        return answers
 
 
 def greedy_decode(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt (token ids), without its stop token, by transformers' `generate`.
+    """Return the most likely continuation of each prompt, without its stop token, by transformers' `generate`.
 
-    One batch, padded on the left, cached; ends when every row has met a stop token or has `max_new_tokens`. `model`
-    is in eval mode."""
+    Prompts and continuations are token ids. The prompts are one batch, padded on the left and cached; decoding ends
+    when every row has a stop token or `max_new_tokens`. `model` is in eval mode.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -204,7 +205,7 @@ def greedy_decode(
 
 @contextmanager
 def answering(model: Any, adapter: bool) -> Iterator[None]:
-    """Eval mode inside, without the adapter if it is not wanted; all as before outside."""
+    """Put the model in eval mode, with its adapter off unless `adapter`; restore both at exit."""
     was_training = model.training
     model.eval()
     try:

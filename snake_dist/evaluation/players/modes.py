@@ -1,4 +1,4 @@
-"""Other ways to ask a model, reported as players of their own: a gain in format is no gain in play.
+"""Other ways to ask a model. Each is a player of its own in reports: a gain in format is no gain in play.
 
 Few-shot: solved positions of training games stand before the prompt. Constrained: greedy decoding under the grammar
 `Move: UP`, `Move: DOWN`, `Move: LEFT` or `Move: RIGHT`: the four differ first in one token, and the likeliest of those
@@ -41,7 +41,7 @@ def with_examples(player: LanguageModelPlayer, num_examples: int, grid_size: int
 
 @dataclass(frozen=True)
 class ConstrainedPlayer:
-    """A model that only chooses among the four moves; see above."""
+    """A model that only chooses among the four moves; see the top of this file."""
 
     player: LanguageModelPlayer
 
@@ -49,7 +49,7 @@ class ConstrainedPlayer:
         return [answer.text for answer in self.answers(states)]
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
-        """The tokens of an answer are those of the chosen reply."""
+        """Return one answer for each state; its tokens are those of the chosen reply."""
         answers = []
         rows = min(self.player.batch_size, MAX_ROWS)
         with answering(self.player.model, self.player.adapter):

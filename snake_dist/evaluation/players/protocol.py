@@ -1,4 +1,4 @@
-"""Players: whoever is shown positions and answers each with a text, in batches or in a conversation.
+"""The protocol of players: a player sees positions and answers each with a text, in batches or in a conversation.
 
 Heuristics answer in text too, so that every player goes through the same strict `parse_reply`.
 """
@@ -16,59 +16,59 @@ from snake_dist.game.board import Move, State
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply and how it came about."""
+    """A reply with its prompt and its length."""
 
     text: str
-    """What the player said; judged by the caller."""
+    """The reply, unjudged."""
     prompt: str | None = None
-    """What it was shown; None if it looks at the board itself."""
+    """The text that the player saw; None if it looks at the board itself."""
     num_tokens: int | None = None
-    """Tokens it took, the stop token included; None if there are none."""
+    """Tokens of the reply, the stop token included; None for a player without tokens."""
 
 
 class Player(Protocol):
-    """Anything with `replies`; a position it is asked about is always of a running game."""
+    """Anything with `replies`; every position that it is asked about is of a running game."""
 
     def replies(self, states: Sequence[State]) -> list[str]:
-        """One reply for each state, in order. What the replies say is judged by the caller."""
+        """Return one reply for each state, in order; the caller judges them."""
         ...
 
 
 @runtime_checkable
 class AnsweringPlayer(Player, Protocol):
-    """A player that can also say what it was shown and how many tokens it took."""
+    """A player that also reports its prompts and the lengths of its replies."""
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
-        """One answer for each state, in order; their texts are what `replies` gives."""
+        """Return one answer for each state, in order; their texts are those of `replies`."""
         ...
 
 
 class Conversation(Protocol):
-    """Questions under way; what is answered first may be asked again while others are still thought about."""
+    """Questions under way: a game that has its answer may ask again while others still wait."""
 
     def ask(self, game: int, state: State) -> None:
-        """`game` comes back with the answer; it is asked about nothing else until then."""
+        """Ask about a state of `game`, which comes back with the answer; one question a game is open at a time."""
         ...
 
     def answered(self) -> list[tuple[int, Answer]]:
-        """At least one answer, if anything was asked that has none yet."""
+        """Return at least one answer, if any question is open."""
         ...
 
 
 @runtime_checkable
 class ConversingPlayer(Player, Protocol):
-    """A player that need not answer all positions before it is asked about the next ones."""
+    """A player that takes the next questions before it has answered all earlier ones."""
 
     def conversation(self) -> AbstractContextManager[Conversation]:
-        """Inside, the player answers nobody else."""
+        """Open a conversation; until it is closed the player answers nobody else."""
         ...
 
 
 class Rounds:
-    """A conversation with a player that answers all that it was asked at once."""
+    """A conversation with a player that answers all open questions at once."""
 
     def __init__(self, answers: Callable[[Sequence[State]], list[Answer]]) -> None:
-        """`answers`: one for each state, in order."""
+        """`answers` returns one answer for each state, in order."""
         self._answers = answers
         self._asked: dict[int, State] = {}
 
@@ -81,14 +81,14 @@ class Rounds:
 
 
 def converse(player: Player) -> AbstractContextManager[Conversation]:
-    """The player's own conversation, or one of rounds."""
+    """Return the player's own conversation, or one of rounds."""
     if isinstance(player, ConversingPlayer):
         return player.conversation()
     return nullcontext(Rounds(partial(answer_all, player)))
 
 
 def answer_all(player: Player, states: Sequence[State]) -> list[Answer]:
-    """The player's answers, with as much about each as it can say."""
+    """Return the player's answers, with their prompts and lengths if the player reports them."""
     if isinstance(player, AnsweringPlayer):
         return player.answers(states)
     return [Answer(text) for text in player.replies(states)]
@@ -96,7 +96,7 @@ def answer_all(player: Player, states: Sequence[State]) -> list[Answer]:
 
 @dataclass(frozen=True)
 class HeuristicPlayer:
-    """A policy of `heuristics.POLICIES`; replies with the bare name of its move."""
+    """A policy of `heuristics.policies` that replies with the bare name of its move."""
 
     policy: Callable[[State], Move]
 

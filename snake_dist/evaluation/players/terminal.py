@@ -24,12 +24,12 @@ QUIT = "q"
 
 @dataclass
 class TerminalPlayer:
-    """Draws the board, waits for a key. Raises KeyboardInterrupt when the human has had enough."""
+    """Draws the board and waits for a key. Raises KeyboardInterrupt when the human quits."""
 
     pace_ms: int = 0
-    """0: turn-based. Otherwise the snake goes straight on so many milliseconds after its last move, unless steered."""
+    """The snake repeats its move after this many milliseconds, unless the human steers; 0: turn-based."""
     typed: str = ""
-    """Keys that have come and have not been used."""
+    """Keys that were read and not used yet."""
     last: tuple[State, Move] | None = field(default=None, init=False)
 
     def replies(self, states: Sequence[State]) -> list[str]:
@@ -51,7 +51,7 @@ class TerminalPlayer:
         return move
 
     def _steered(self, deadline: float | None) -> Move | None:
-        """The move of the next key. With a deadline that of the last key before it, at the deadline; None without."""
+        """Return the move of the next key; with a deadline, wait for it and return that of the last key, or None."""
         chosen = None
         with _single_keys():
             while True:
@@ -73,7 +73,7 @@ class TerminalPlayer:
 
 
 def draw(state: State) -> str:
-    """The board as text: @ head, o body, * apple, # obstacle."""
+    """Return the board as text: @ head, o body, * apple, # obstacle."""
     n = state.grid_size
     marks = dict.fromkeys(state.obstacles, "#") | dict.fromkeys(state.body, "o") | {state.head: "@"}
     if state.apple is not None:
@@ -85,7 +85,7 @@ def draw(state: State) -> str:
 
 @contextmanager
 def _single_keys() -> Iterator[None]:
-    """Keys come one by one and are not echoed, where standard input is a terminal."""
+    """Read keys one by one without echo, where standard input is a terminal."""
     if not sys.stdin.isatty():
         yield
         return
@@ -101,7 +101,7 @@ def _single_keys() -> Iterator[None]:
 
 
 def _split_key(typed: str) -> tuple[str, str]:
-    """(the first key, the rest); no key if there is none yet, or only the beginning of one."""
+    """Return (the first key, the rest); no key where none, or only the beginning of one, was typed."""
     if typed in ("\x1b", "\x1b[", "\x1bO"):
         return "", typed
     length = 3 if typed.startswith(("\x1b[", "\x1bO")) else 1

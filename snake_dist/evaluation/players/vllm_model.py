@@ -1,5 +1,8 @@
-"""A model decoded by vLLM, where that is installed and a GPU is there: the same prompts, stop tokens and greedy choice
-as `LanguageModelPlayer`, by other kernels, so that near-ties may fall otherwise."""
+"""A model decoded by vLLM, on machines with vLLM and a GPU.
+
+Prompts, stop tokens and greedy choice are those of `LanguageModelPlayer`; the kernels differ, so that near-ties may be
+decided otherwise.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_RANKS = (8, 16, 32, 64, 128, 256)
-"""What vLLM takes as its largest LoRA rank."""
+"""The values that vLLM allows for its largest LoRA rank."""
 
 
 def uses_vllm(adapter_dir: Path) -> bool:
-    """Whether vLLM plays this adapter: it is there, with a GPU and no other ranks, and knows this kind of adapter."""
+    """Return whether vLLM plays this adapter: vLLM and a GPU are here, there is one rank, the adapter is plain."""
     if importlib.util.find_spec("vllm") is None or os.environ.get("WORLD_SIZE", "1") != "1":
         return False
     config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
@@ -46,7 +49,7 @@ def has_gpu() -> bool:
 
 @dataclass(frozen=True)
 class VllmPlayer:
-    """As `LanguageModelPlayer`, but for what the two share: one engine for an adapter and its base."""
+    """As `LanguageModelPlayer`, with one engine for an adapter and its base."""
 
     engine: Any
     """A `vllm.LLM`."""
@@ -54,7 +57,7 @@ class VllmPlayer:
     style: str
     max_new_tokens: int
     max_length: int
-    """Tokens of prompt and reply together; a prompt that leaves no room for a reply gets an empty one."""
+    """Most tokens of prompt and reply together; the reply to a prompt that leaves no room is empty."""
     stops: tuple[int, ...]
     lora: Any = None
     """A `vllm.lora.request.LoRARequest`; None: the base."""
@@ -87,7 +90,7 @@ class VllmPlayer:
 
 
 def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
-    """{"base": ..., "adapter": ...} on one engine, from disk. Raises InputError if adapter or base cannot be found."""
+    """Load {"base": ..., "adapter": ...} on one engine from disk. Raises InputError if adapter or base is missing."""
     import vllm
     from transformers import AutoConfig, GenerationConfig
     from vllm.lora.request import LoRARequest
@@ -122,5 +125,5 @@ def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
 
 
 def _rank(config: dict[str, Any]) -> int:
-    """The largest rank of the layers of an adapter."""
+    """Return the largest rank of an adapter's layers."""
     return max([config["r"], *(config.get("rank_pattern") or {}).values()])

@@ -38,8 +38,8 @@ def header(mode="classic", **other):
     return Header(**known | {"max_steps": MAX_STEPS} | other)
 
 
-def play(player, mode="classic", seeds=range(8), **options):
-    return play_games(player, Games(6, mode, seeds, MAX_STEPS), 4, **options)
+def play(player, mode="classic", seeds=range(8), symmetry=0, **options):
+    return play_games(player, Games(6, mode, seeds, MAX_STEPS, symmetry), 4, **options)
 
 
 @pytest.mark.parametrize("mode", MODES)

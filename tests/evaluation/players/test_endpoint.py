@@ -97,7 +97,7 @@ FAULTS = {
     "wrong key": ([401], "HTTP 401", 1),
     "always busy": ([500] * 4, "HTTP 500", 4),
     "not JSON": ([b"<html>"] * 4, "not JSON", 4),
-    "another API": ([b'{"object": "list"}'], "no chat completion", 1),
+    "another API": ([b'{"object": "list"}'], "not a chat completion", 1),
 }
 
 
