@@ -11,6 +11,8 @@ from tests.support.tiny_models import tiny_llama
 # Before anything imports torch: tiny matrices are slower on several threads, and so are ranks beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What programs and ranks import, wherever they run, is this checkout.
+os.environ["PYTHONPATH"] = str(ROOT)
 if "XDG_CACHE_HOME" in os.environ:
     os.environ["REAL_XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
 

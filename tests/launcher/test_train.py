@@ -14,10 +14,11 @@ from snake_dist.errors import InputError
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
 from tests.support.faults import replace
-from tests.support.processes import BIN, ROOT, free_port, launcher, run_program
+from tests.support.processes import BIN, ROOT, free_port, run_program
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, logged, tiny_data
 from tests.support.tiny_models import tiny_model
+from tests.support.train_ranks import launch
 
 TRAIN = str(ROOT / "launcher/train.py")
 STARTERS = ("python", "torchrun", "deepspeed")
@@ -77,12 +78,19 @@ def check_the_run(output: Path, printed: str, world_size: int) -> None:
     assert '"auto"' not in (output / "ds_config.json").read_text()
 
 
+def train_here(flags: tuple[object, ...], directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What one rank of the launcher, started in `directory`, prints."""
+    monkeypatch.chdir(directory)
+    done = launch([str(flag) for flag in flags], 1, directory / "logs")
+    assert done.codes == [0], done.printed()
+    return done.printed()
+
+
 @pytest.mark.slow
-def test_a_gpt2_needs_no_extra_flag(tmp_path, data):
+def test_a_gpt2_needs_no_extra_flag(tmp_path, monkeypatch, data):
     model = tiny_model(tmp_path / "gpt2", "gpt2")
     flags = ("--base-model", model, "--data", data, "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
-    done = run_program([*launcher("train"), *flags], tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_here(flags, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "out/summary.json").read_text())["packed"]
 
 
@@ -103,23 +111,22 @@ def sentence_lines(num_games: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_third_party_lines_train_as_they_are(tmp_path, llama_dir):
+def test_third_party_lines_train_as_they_are(tmp_path, monkeypatch, llama_dir):
     (tmp_path / "theirs.jsonl").write_text(sentence_lines(num_games=8))
     flags = ("--base-model", llama_dir, "--data", "*.jsonl", "--max-steps", 2, "--play-games", 1, "--output-dir", "out")
-    flags += ("--sequence-length", 1500, "--held-out-share", 0.25)
-    done = run_program([*launcher("train"), *flags], tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    flags += ("--sequence-length", 1500, "--held-out-share", 0.25, "--wandb-mode", "disabled")
+    train_here(flags, tmp_path, monkeypatch)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["board"] == {"grid_size": 6, "mode": "classic", "style": "sentence"}
     assert (summary["data"]["train_examples"], summary["data"]["eval_examples"]) == (36, 12)
 
 
-def test_lines_of_no_known_style_train_and_say_why_no_games_are_played(tmp_path, llama_dir):
+def test_lines_of_no_known_style_train_and_say_why_no_games_are_played(tmp_path, monkeypatch, llama_dir):
     (tmp_path / "theirs.jsonl").write_text('{"prompt": "2 + 2?", "completion": "4"}\n' * 500)
     flags = ("--base-model", llama_dir, "--data", "theirs.jsonl", "--max-steps", 2, "--output-dir", "out")
-    done = run_program([*launcher("train"), *flags], tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "none: the prompts are of no known style" in done.stdout
+    flags += ("--wandb-mode", "disabled")
+    printed = train_here(flags, tmp_path, monkeypatch)
+    assert "none: the prompts are of no known style" in printed
 
 
 BAD_INPUT = {

@@ -1,4 +1,4 @@
-"""Where the repository is, and programs started from it as users start them: processes of their own."""
+"""Where the repository is, and programs started from it as users start them: as processes of their own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def launcher(name: str) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Ours, for a program that imports this package, finds our console scripts first and is no launcher's rank."""
+    """Ours, for a program that finds our console scripts first and is no launcher's rank."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     inherited = {name: value for name, value in os.environ.items() if name not in ranks}
-    return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)} | variables
+    return inherited | {"PATH": f"{BIN}:{os.environ['PATH']}"} | variables
 
 
 def run_program(

@@ -12,7 +12,7 @@ from tests.support.processes import TIMEOUT_S, free_port
 
 # A fork server that has imported the heavy libraries once: later ranks start in a second.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "deepspeed", "peft", "transformers"])
+_context.set_forkserver_preload(["tests.support.warm_ranks"])
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
