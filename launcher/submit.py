@@ -20,7 +20,7 @@ from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete_job, world_
 from snake_dist.cluster.local import commands_for, run_all
 from snake_dist.cluster.slurm import render
 from snake_dist.cluster.status import describe
-from snake_dist.recipes import read_recipe
+from snake_dist.recipes import read_job_recipe
 from snake_dist.run.config import check_run_flags
 
 
@@ -48,7 +48,7 @@ def read_jobs(argv: list[str]) -> list[tuple[Submit, Job, list[str]]]:
     at = argv.index("--") if "--" in argv else len(argv)
     own, given = argv[:at], argv[at + 1 :]
     recipe = parse_dataclass(Submit, own).recipe
-    parts = read_recipe(recipe, given) if recipe else [([], given)]
+    parts = read_job_recipe(recipe, given) if recipe else [([], given)]
     jobs = []
     for flags, program_flags in parts:
         submit = parse_dataclass(Submit, [*flags, *own])

@@ -1,4 +1,9 @@
-"""Recipes of jobs: YAML files with one document a job, its keys submit.py's flags and `run`: the program's."""
+"""Recipes: YAML files whose keys are flags without their dashes.
+
+Values stay as they are written, since as numbers 1e-3 would be 0.001 in the names of runs, and 4:00:00 would be 14400.
+Only null (or nothing) has a meaning of its own: the recipe leaves that flag at its default. `true` is the flag alone,
+`false` the flag with `--no-`.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +14,28 @@ from typing import Any
 from snake_dist.errors import InputError
 
 
-def read_recipe(path: Path, given: list[str]) -> list[tuple[list[str], list[str]]]:
-    """(submit.py's flags, the program's flags) of each job; `given` ones are added to those of a single job.
+def read_job_recipe(path: Path, given: list[str]) -> list[tuple[list[str], list[str]]]:
+    """Return (submit.py's flags, the program's flags) of each job: a document of the file, with the program's flags
+    under `run`. The `given` ones are added to those of a single job.
 
     Raises InputError naming the file and what is wrong.
     """
-    import yaml
-
-    try:
-        # Values stay as they are written: as numbers, 4:00:00 would be 14400.
-        documents = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings, lists, mappings
-        jobs = [job for job in documents if job]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError(f"--recipe {path}: {' '.join(str(problem).split())}") from None
+    place = f"--recipe {path}"
+    jobs = [job for job in read_documents(path, place) if job]
     if not jobs or not all(isinstance(job, dict) for job in jobs):
-        raise InputError(f"--recipe {path}: a mapping of flags to values is expected for each job")
+        raise InputError(f"{place}: a mapping of flags to values is expected for each job")
     if given and len(jobs) > 1:
         raise InputError(f"-- {' '.join(given)}: {path} holds {len(jobs)} jobs: put the flags into it, under `run`")
     return [
         (
-            flags_of({key: value for key, value in job.items() if key != "run"}, f"--recipe {path}"),
-            [*_run(job.get("run"), f"--recipe {path}"), *given],
+            flags_of({key: value for key, value in job.items() if key != "run"}, place),
+            [*_program_flags(job.get("run"), place), *given],
         )
         for job in jobs
     ]
 
 
-def _run(value: Any, place: str) -> list[str]:
+def _program_flags(value: Any, place: str) -> list[str]:
     if isinstance(value, list):
         return [str(word) for word in value]
     if value is None or isinstance(value, dict):
@@ -43,22 +43,36 @@ def _run(value: Any, place: str) -> list[str]:
     raise InputError(f"{place}: run is {value!r}: a mapping of flags to values, or a list of words, is expected")
 
 
-def read_recipe_mapping(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """A YAML file with a mapping of these keys; its values stay as they are written: strings, lists, mappings.
+def read_mapping(path: Path, place: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file of one document. Raises InputError naming `place`."""
+    documents = read_documents(path, place)
+    if len(documents) > 1:
+        raise InputError(f"{place}: {len(documents)} YAML documents: one is expected")
+    return as_mapping(documents[0] if documents else None, place)
 
-    As numbers, 1e-3 would be 0.001 in the names of runs, and 4:00:00 would be 14400. Raises InputError.
-    """
+
+def read_documents(path: Path, place: str) -> list[Any]:
+    """Return the documents of a YAML file: strings, None, lists and mappings. Raises InputError naming `place`."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError(f"{path}: {' '.join(str(problem).split())}") from None
-    return known_keys(recipe, str(path), keys)
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader))
+    except OSError as problem:
+        raise InputError(f"{place}: {problem.strerror}") from None
+    except (UnicodeDecodeError, ValueError, yaml.YAMLError) as problem:
+        raise InputError(f"{place}: not YAML ({' '.join(str(problem).split())})") from None
 
 
 def known_keys(value: Any, place: str, keys: Collection[str]) -> dict[str, Any]:
-    """`value` as a mapping that has none but these keys. Raises InputError naming `place`."""
+    """Return `value`, a mapping that has none but these keys. Raises InputError naming `place`."""
     value = as_mapping(value, place)
     unknown = next((key for key in value if key not in keys), None)
     if unknown is not None:
@@ -67,26 +81,26 @@ def known_keys(value: Any, place: str, keys: Collection[str]) -> dict[str, Any]:
 
 
 def as_mapping(value: Any, place: str) -> dict[str, Any]:
-    """Raises InputError naming `place` unless `value` is a mapping."""
+    """Return `value`. Raises InputError naming `place` unless it is a mapping."""
     if not isinstance(value, dict):
         raise InputError(f"{place}: {value!r}: a mapping is expected")
     return value
 
 
 def dashed(value: Any, place: str) -> dict[str, Any]:
-    """A new mapping, its keys written as flags are. Raises InputError naming `place` if `value` is none."""
+    """Return a new mapping, its keys written as flags are. Raises InputError naming `place` unless `value` is one."""
     return {key.replace("_", "-"): item for key, item in as_mapping(value, place).items()}
 
 
 def flags_of(mapping: Mapping[str, Any], place: str) -> list[str]:
-    """The flags that a mapping of strings stands for. Raises InputError naming `place` and the key."""
+    """Return the flags that a mapping stands for. Raises InputError naming `place` and the key."""
     flags = []
-    for key, value in mapping.items():
-        name = str(key).replace("_", "-")
+    for key, value in dashed(mapping, place).items():
+        values = value if isinstance(value, list) else [value]
         if value in ("true", "false"):
-            flags.append(f"--{name}" if value == "true" else f"--no-{name}")
-        elif not value or isinstance(value, dict):
+            flags.append(f"--{key}" if value == "true" else f"--no-{key}")
+        elif any(item is None or isinstance(item, (dict, list)) for item in values) and value is not None:
             raise InputError(f"{place}: {key} is {value!r}: a value or a list of values is expected")
-        else:
-            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+        elif value is not None:
+            flags += [f"--{key}", *map(str, values)]
     return flags

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from snake_dist.cli import parse_dataclass
 from snake_dist.cluster.job import Job, array_tasks, complete_job
 from snake_dist.errors import InputError
-from snake_dist.recipes import as_mapping, dashed, flags_of, read_recipe_mapping
-from snake_dist.run.config import RunConfig
+from snake_dist.recipes import as_mapping, flags_of, known_keys, read_mapping
+from snake_dist.run.config import train_flags
 
 KEYS = ("name", "base", "grid", "seeds", "compare", "launch")
 OWN_FLAGS = {"seed": "seeds", "output-dir": "--output", "resume": "each run's own directory"}
@@ -112,7 +112,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
 
 
 def _read(path: Path) -> dict[str, Any]:
-    spec = read_recipe_mapping(path, KEYS)
+    spec = known_keys(read_mapping(path, str(path)), str(path), KEYS)
     if not as_mapping(spec.get("grid", {}), f"{path}: grid"):
         raise InputError(f"{path}: grid: a flag with the list of its values is expected, or several")
     return spec
@@ -124,13 +124,9 @@ def _listed(value: Any) -> list[str]:
 
 def _train_flags(mapping: Any, place: str) -> dict[str, Any]:
     """Flag without its dashes -> value. Raises InputError for what is no flag, or not the user's to set here."""
-    known = RunConfig().flat()
-    flags = dashed(mapping, place)
-    for name in flags:
-        if name in OWN_FLAGS:
-            raise InputError(f"{place}: {name}: is set from {OWN_FLAGS[name]}")
-        if name not in known:
-            raise InputError(f"{place}: unknown key {name!r}: a flag of train.py without its dashes is expected")
+    flags = train_flags(mapping, place)
+    for name in OWN_FLAGS.keys() & flags:
+        raise InputError(f"{place}: {name}: is set from {OWN_FLAGS[name]}")
     return flags
 
 

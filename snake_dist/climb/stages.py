@@ -29,7 +29,7 @@ from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.errors import InputError
 from snake_dist.evaluation.play import Play
 from snake_dist.files import ADAPTER_DIR, GAMES_DIR, REPORT, STATUS, SUMMARY
-from snake_dist.recipes import dashed, flags_of, known_keys, read_recipe_mapping
+from snake_dist.recipes import dashed, flags_of, known_keys, read_mapping
 from snake_dist.run.config import check_run_flags
 
 FIRST_OWN_GAME = 500_000_000
@@ -136,7 +136,7 @@ class _Stage:
 
 def read_climb(config: Climb) -> list[Step]:
     """All commands of a recipe in their order, their flags checked. Raises InputError naming file, stage and key."""
-    recipe = read_recipe_mapping(config.recipe, _KEYS)
+    recipe = known_keys(read_mapping(config.recipe, str(config.recipe)), str(config.recipe), _KEYS)
     ranks = _whole(recipe.get("ranks", "1"), f"{config.recipe}: ranks")
     steps: list[Step] = []
     data: list[Path] = []

@@ -16,6 +16,7 @@ from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.match import PlayConfig, check_play_config
 from snake_dist.model.adapters import AdapterConfig, check_adapter_config
 from snake_dist.model.base import ModelConfig
+from snake_dist.recipes import dashed, flags_of, read_mapping
 from snake_dist.training.loop import TrainingConfig, check_training_config
 from snake_dist.training.wandb_log import WandbConfig
 
@@ -90,27 +91,18 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
 
 
 def recipe_flags(path: str) -> list[str]:
-    """The flags that a YAML recipe stands for. Raises InputError naming the file and key of a fault."""
-    import yaml
+    """Return the flags that a YAML recipe stands for. Raises InputError naming the file and key of a fault."""
+    place = f"--config {path}"
+    return flags_of(train_flags(read_mapping(Path(path).expanduser(), place), place), place)
 
-    try:
-        recipe = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise InputError(f"--config {path}: {problem.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise InputError(f"--config {path}: not YAML ({' '.join(str(problem).split())})") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"--config {path}: a mapping of flags to values is expected")
+
+def train_flags(mapping: Any, place: str) -> dict[str, Any]:
+    """Return a recipe's mapping, its keys written as train.py's flags. Raises InputError naming a key of no flag."""
     known = RunConfig().flat()
-    flags: list[str] = []
-    for key, value in recipe.items():
-        name = str(key).replace("_", "-")
+    flags = dashed(mapping, place)
+    for name, value in flags.items():
         if name not in known:
-            raise InputError(f"--config {path}: unknown key {key!r}: a flag of train.py without its dashes is expected")
-        if isinstance(known[name], bool):
-            if not isinstance(value, bool):
-                raise InputError(f"--config {path}: {key} is {value!r}: true or false is expected")
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            flags += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+            raise InputError(f"{place}: unknown key {name!r}: a flag of train.py without its dashes is expected")
+        if isinstance(known[name], bool) and value not in ("true", "false", None):
+            raise InputError(f"{place}: {name} is {value!r}: true or false is expected")
     return flags

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from snake_dist.cluster.job import Job, array_tasks, time_limit_s
 from snake_dist.cluster.slurm import render
 from snake_dist.errors import InputError
-from snake_dist.recipes import read_recipe
+from snake_dist.recipes import read_job_recipe
 from tests.support.processes import BIN, ROOT
 from tests.support.slurm_cluster import load_submit
 
@@ -33,7 +33,7 @@ def dry_run(*arguments: str) -> str:
 
 
 def ready_files(recipe: Path) -> list[Path]:
-    jobs = [flags[flags.index("--job-name") + 1] for flags, _ in read_recipe(recipe, [])]
+    jobs = [flags[flags.index("--job-name") + 1] for flags, _ in read_job_recipe(recipe, [])]
     return [SLURM / f"{name}.sbatch" for name in jobs]
 
 
@@ -141,7 +141,7 @@ def test_the_output_directory_is_the_users_if_given():
 
 RECIPE_FAULTS = {
     "- job-name: a\n": "a mapping of flags to values is expected",
-    "job-name: a\nnodes:\n": "nodes is ''",
+    "job-name: a\nnodes: {a: 1}\n": "nodes is {'a': '1'}",
     "job-name: a\nrun: 5\n": "run is '5'",
     "job-name: [\n": "recipe.yaml",
     "job-name: a\nnoodles: 2\n": "noodles",
