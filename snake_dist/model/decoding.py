@@ -1,7 +1,7 @@
-"""Greedy decoding of many prompts by one model: a row of the batch that is finished takes the next prompt at once.
+"""Greedy decoding of many prompts by one model: a slot whose text is finished takes the next prompt at once.
 
-A prompt may come with a draft of its continuation. One pass then tells what the model says after every token of it, and
-as much of the draft is kept as the model says itself: the result is that of decoding token by token, in fewer passes
+A prompt may come with a draft of its continuation. One pass then computes the model's token after every token of the
+draft, and the draft is kept as far as the two agree: the result is that of decoding token by token, in fewer passes
 (speculative decoding: Leviathan, Kalman and Matias, ICML 2023; greedy here, so nothing is drawn).
 """
 
@@ -18,10 +18,10 @@ import torch
 from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, supports_slots
 
 MAX_ROW = 2048
-"""Tokens of prompts that one forward pass begins, at most, unless a single prompt is longer: bounds its memory. More
+"""One forward pass begins prompts of at most this many tokens, or one longer prompt: a bound of its memory. More tokens
 make no pass faster on a CPU."""
 CPU_CACHE_BYTES = 2 << 30
-"""Keys and values on a CPU take so much at most; on a GPU half of what is free. Fewer slots are used then."""
+"""Most memory of keys and values on a CPU, on a GPU half of its free memory; fewer slots are used to stay below it."""
 MIN_PREFIX = 8
 """A shorter beginning that all prompts share is not worth a pass of its own."""
 
@@ -29,7 +29,7 @@ _supported: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def has_slots(model: Any) -> bool:
-    """Whether `SlotDecoder` can decode for this model (without a PEFT wrapper); found out once for each."""
+    """Return whether `SlotDecoder` can decode for this model (without a PEFT wrapper); each model is tried once."""
     if model not in _supported:
         _supported[model] = supports_slots(model)
     return _supported[model]
@@ -44,17 +44,17 @@ class _Prompt:
 
 @dataclass(slots=True)
 class _Text:
-    """What a slot is decoding."""
+    """The text in a slot."""
 
     name: int
     length: int
-    """Tokens it holds."""
+    """Its tokens in the slot."""
     decoded: list[int]
     """The last one is not in the slot yet."""
 
 
 class SlotDecoder:
-    """The most likely continuation of each prompt, token by token, up to `max_new_tokens` or a stop token.
+    """Computes the most likely continuation of each prompt, token by token, up to `max_new_tokens` or a stop token.
 
     `add` prompts at any time; `finished` computes until some are done. The model is in eval mode.
     """
@@ -69,22 +69,24 @@ class SlotDecoder:
         self._limit = 0
         """Slots that may be used at this capacity."""
         self._waiting: list[_Prompt] = []
-        """A heap: of long games some end early on, rather than all together."""
+        """A heap: so some of the long games end early, rather than all together at the end."""
         self._num_drafted = self._num_agreed = 0
         self._prefix: Sequence[int] | None = None
-        """In every slot; it gets shorter when a prompt comes that does not begin so."""
+        """Beginning of every slot; a prompt that begins otherwise makes it shorter."""
         self._texts: list[_Text] = []
-        """Those in the first slots, one in each."""
+        """In the first slots, one in each."""
 
     def add(self, name: int, prompt: Sequence[int], draft: Sequence[int] = ()) -> None:
-        """A prompt of at least one token; `name` comes back with its continuation, which `draft` has no say in. Of
-        prompts that wait, those of the lowest names are begun first."""
+        """Add a prompt of at least one token; `name` comes back with its continuation, which `draft` does not change.
+
+        Of the prompts that wait, those with the lowest names begin first.
+        """
         draft = before_stop(draft, self._stops)[: self._max_new_tokens - 1]
         heappush(self._waiting, _Prompt(name, prompt, draft))
 
     @property
     def wants_drafts(self) -> bool:
-        """Not any more where most of what was drafted was not what the model says."""
+        """Whether drafts pay: at least half of the drafted tokens so far were the model's own."""
         return 2 * self._num_agreed >= self._num_drafted
 
     @property
@@ -92,9 +94,9 @@ class SlotDecoder:
         return bool(self._texts or self._waiting)
 
     def finished(self) -> list[tuple[int, list[int]]]:
-        """Decode until at least one is done: (name, continuation without its stop token) of those that are.
+        """Decode until at least one prompt is done; return (name, continuation without its stop token) of each.
 
-        Nothing only if there is nothing left to do.
+        The list is empty only if nothing is left to do.
         """
         done: list[tuple[int, list[int]]] = []
         # Not inference_mode: what ZeRO-3 gathers in it could not be trained with afterwards.
@@ -104,7 +106,7 @@ class SlotDecoder:
         return done
 
     def _step(self) -> list[tuple[int, list[int]]]:
-        """One token for each slot in use, and the first ones of as many waiting prompts as there is room for."""
+        """Compute one token for each slot in use, and the first tokens of as many waiting prompts as have room."""
         begun = self._admitted()
         start = len(self._prefix or ())
         num_used = len(self._texts)
@@ -143,7 +145,7 @@ class SlotDecoder:
         return done[::-1]
 
     def _release(self, slot: int) -> None:
-        """The last slot in use moves to the place of one that is done: so those in use stay the first ones."""
+        """Free a slot: the last slot in use moves to its place, so that those in use stay the first ones."""
         last = len(self._texts) - 1
         if slot < last:
             self._cache.copy(last, slice(slot, slot + 1), self._texts[last].length)
@@ -151,7 +153,7 @@ class SlotDecoder:
         self._texts.pop()
 
     def _admitted(self) -> list[_Prompt]:
-        """Waiting prompts that begin in this step. The cache has room for them."""
+        """Return the waiting prompts that begin in this step; the cache has room for them."""
         if not self._waiting:
             return []
         if self._prefix is None:
@@ -171,7 +173,7 @@ class SlotDecoder:
         return begun
 
     def _make_room(self, num_used: int, prompt_length: int) -> bool:
-        """Whether a slot is free for such a prompt beside so many others; the cache grows for it if it must."""
+        """Return whether such a prompt has a free slot beside `num_used` others; the cache grows if it must."""
         length = prompt_length + self._max_new_tokens
         if length > self._cache.capacity:
             capacity = max(length, min(2 * self._cache.capacity, length + 256))
@@ -182,7 +184,7 @@ class SlotDecoder:
         return num_used < self._limit
 
     def _compute_prefix(self) -> None:
-        """Begin with what all prompts that wait share, in every slot."""
+        """Compute the beginning that all waiting prompts share, once for every slot."""
         prompts = [prompt.tokens for prompt in self._waiting]
         length = min(_shared(prompts[0], prompt[:-1]) for prompt in prompts)
         self._prefix = prompts[0][:length] if len(prompts) > 1 and length >= MIN_PREFIX else ()
@@ -194,18 +196,18 @@ class SlotDecoder:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """Return how many tokens both begin with."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def before_stop(ids: Sequence[int], stops: Collection[int]) -> Sequence[int]:
-    """The tokens before the first stop token."""
+    """Return the tokens before the first stop token."""
     return next((ids[:i] for i, token in enumerate(ids) if token in stops), ids)
 
 
 def _token_bytes(config: Any, element_size: int) -> int:
-    """Bytes of one token's keys and values, as the model's config lets expect."""
+    """Return the bytes of one token's keys and values, by the model's config."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

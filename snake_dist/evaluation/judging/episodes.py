@@ -1,9 +1,9 @@
-"""Plays whole games side by side and reports each as plain data.
+"""Play whole games side by side; each becomes an episode, which is plain data.
 
-Replies are parsed strictly. One that names no move ends its game as `invalid_reply`, an illegal move ends it
-by the rules; neither is repaired or asked again. The moves of a reply that decides on several are made one after
-the other, and the player is asked again when they are used up or an apple has been eaten: those left are then
-dropped, since the reply could not know of the new apple.
+Replies are parsed strictly. A reply that names no move ends its game as `invalid_reply`, an illegal move ends it
+by the rules; neither is repaired or asked again. The moves of a reply that names several are made one after the
+other, until they are used up or one eats an apple. The rest are then dropped, since the reply could not know of the
+new apple, and the player is asked again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Games:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One finished game. Grid size, mode, seed and moves replay it; `evaluation.judging.game_log` writes it as JSON."""
+    """One finished game. Grid size, mode, seed and moves replay it; `game_log` writes it as JSON."""
 
     grid_size: int
     mode: str
@@ -63,7 +63,7 @@ class Episode:
     end: str
     """An `End` value."""
     num_replies: int
-    """Replies asked for."""
+    """Replies of the player."""
     num_valid_format: int
     """Replies that named a move."""
     num_legal: int
@@ -73,35 +73,35 @@ class Episode:
     obstacles: tuple[Cell, ...] = ()
     """Blocked cells, sorted."""
     apples: tuple[Cell, ...] = ()
-    """Every apple in the order it was shown; a won game's last was eaten, any other's last was not."""
+    """Every apple in the order it appeared; the last one was eaten only in a won game."""
     eaten_at: tuple[int, ...] = ()
-    """For each apple eaten: moves made by then, the eating one included."""
+    """For each apple eaten: moves made until then, the eating one included."""
     replies: tuple[str, ...] = ()
-    """The texts as they came."""
+    """Their texts, unchanged."""
     moves_made: tuple[int, ...] = ()
-    """For each reply: how many of its moves were made; 0 for one that named none."""
+    """For each reply: how many of its moves were made; 0 for a reply that named none."""
     claims: tuple[tuple[Claim, ...], ...] = ()
-    """For each reply: what it says about the board, and whether that is so."""
+    """For each reply: its claims about the board, and whether each is true."""
     prompts: tuple[str, ...] | None = None
-    """What was shown; None for a player that looks at the board itself."""
+    """For each reply: its prompt; None for a player that looks at the board itself."""
     tokens: tuple[int, ...] | None = None
     """Tokens of each reply; None for a player without any."""
     ms: tuple[float, ...] = field(default=(), compare=False)
-    """For each reply: wall clock since the replies before, shared with those that came with it, in milliseconds."""
+    """For each reply: milliseconds since the replies before it, divided by the number of replies that came together."""
 
     @property
     def num_decisions(self) -> int:
-        """Moves made, and replies that named none: what rates and costs per move are taken over."""
+        """Moves made plus replies that named none: the denominator of rates and costs per move."""
         return len(self.moves) + self.num_replies - self.num_valid_format
 
     @property
     def asked_after(self) -> tuple[int, ...]:
-        """For each reply: moves made before it was asked for."""
+        """For each reply: moves made before it."""
         return (0, *accumulate(self.moves_made))[: self.num_replies]
 
 
 def game_seeds(n: int, range_name: str = "test", first: int = 0) -> range:
-    """`n` seeds of a published range, from its `first` on. Raises InputError if there are no such seeds."""
+    """Return `n` seeds of a published range, from its `first` on. Raises InputError if the range has too few."""
     if range_name not in SEED_RANGES:
         raise InputError(f"unknown seed range {range_name!r}: choose from {', '.join(SEED_RANGES)}")
     seeds = SEED_RANGES[range_name]
@@ -158,7 +158,7 @@ def play_games(
 
 @dataclass(slots=True)
 class _Game:
-    """A game under way: its state and what has been recorded so far."""
+    """A game under way: its state and its record so far."""
 
     games: Games
     seed: int

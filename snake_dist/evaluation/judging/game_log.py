@@ -1,6 +1,6 @@
-"""Game logs: one JSON line for every game that was played, the same for models, heuristics and humans.
+"""Game logs: one JSON line for every game, the same for models, heuristics and humans.
 
-Fields: docs/evaluation.md. A line is written when its game ends, so a stopped comparison goes on where it stopped.
+docs/evaluation.md defines the fields. A line is written when its game ends, so a stopped comparison resumes.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ FORMAT = "snake_dist game 1"
 
 @dataclass(frozen=True)
 class Header:
-    """Who played and under which conditions: the same in every line of one player's log."""
+    """The player and its conditions: the same in every line of a log."""
 
     player: str
     """Name in the report."""
     kind: str
     """heuristic, model, endpoint or human."""
     identity: str
-    """What decides how the player plays (weights, prompt style, ...): games of another identity are not continued."""
+    """What decides how the player plays (weights, prompt style, ...): a log is not continued under another identity."""
     grid_size: int
     mode: str
     max_steps: int
-    """Moves after which a game is stopped; 0: never."""
+    """A game is stopped after this many moves; 0: never."""
     symmetry: int = 0
     """How the board is turned for the player (`game.symmetry`)."""
 
 
 def to_line(header: Header, episode: Episode) -> str:
-    """The JSON of one game, without a line end. Columns that say nothing are left out."""
+    """Return the JSON of one game, without a line end. Columns without information are left out."""
     record: dict[str, Any] = {"format": FORMAT, **vars(header)}
     record |= {"seed": episode.seed, "score": episode.score, "steps": episode.steps, "end": episode.end}
     record |= {"moves": episode.moves, "apples": episode.apples, "eaten_at": episode.eaten_at, "ms": episode.ms}
@@ -60,7 +60,7 @@ def to_line(header: Header, episode: Episode) -> str:
 
 
 def replay(grid_size: int, mode: str, seed: int, moves: tuple[str, ...]) -> Iterator[State]:
-    """The states of a game from its first on. Raises ValueError if moves go on after its end."""
+    """Yield the states of a game from its first on. Raises ValueError if moves follow its end."""
     state = new_game(grid_size, seed, mode)
     yield state
     for move in moves:
@@ -69,10 +69,10 @@ def replay(grid_size: int, mode: str, seed: int, moves: tuple[str, ...]) -> Iter
 
 
 def read_log(path: Path, *, check: bool) -> list[tuple[Header, Episode]]:
-    """The games of a file, in its order; a torn last line, as a killed process leaves one, is passed over.
+    """Return the games of a file, in its order, without a torn last line, which a killed process may leave.
 
-    With `check` every game is replayed. Raises InputError naming file and line for what is not a game's log, or
-    where moves and result do not agree.
+    With `check` every game is replayed. Raises InputError naming file and line for a line that is not a game, or
+    whose moves do not give its result.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -90,10 +90,10 @@ def read_log(path: Path, *, check: bool) -> list[tuple[Header, Episode]]:
 
 
 class GameLog:
-    """One player's growing log. A context manager; `finished` holds the games by seed."""
+    """The growing log of one player, a context manager; `finished` holds its games by seed."""
 
     def __init__(self, path: Path, header: Header) -> None:
-        """Open or begin the file. Raises InputError if it holds games of another player or other conditions."""
+        """Open or begin the file. Raises InputError if it has games of another player or other conditions."""
         self.finished: dict[int, Episode] = {}
         self._header = header
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _from_line(record: Mapping[str, Any]) -> tuple[Header, Episode]:
     check_game_options(header.grid_size, header.mode)
     moves = tuple(Move(move).value for move in record["moves"])
     replies = tuple(record.get("replies", moves))
-    # A log of single moves says nothing of it: one a reply, and none by a last reply that named no move.
+    # A log of single moves leaves it out: one move a reply, and none for a last reply that named no move.
     made = tuple(map(int, record.get("moves_made", [1] * len(moves) + [0] * (len(replies) - len(moves)))))
     claims = record.get("claims", [[]] * len(replies))
     end = End(record["end"])
@@ -171,7 +171,7 @@ def _from_line(record: Mapping[str, Any]) -> tuple[Header, Episode]:
 
 
 def _fault(header: Header, episode: Episode) -> str | None:
-    """What is wrong with a game, by the rules."""
+    """Return the first contradiction between a game and the rules, or None."""
     apples: list[Cell] = []
     eaten_at: list[int] = []
     score, state = 0, None
@@ -182,7 +182,7 @@ def _fault(header: Header, episode: Episode) -> str | None:
                 apples += [seen.apple] if seen.apple is not None else []
             score, state = seen.score, seen
     except ValueError:
-        return "there are moves after the game's end"
+        return "moves follow the game's end"
     assert state is not None
     made = episode.moves_made
     named = made[:-1] if episode.end == End.INVALID_REPLY.value else made

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's for rates, the bootstrap for means, both for rates counted in games, t for runs."""
+"""95 % intervals: Wilson's for rates, the bootstrap for means, both for rates pooled over games, t for runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Gain(TypedDict):
 
 
 def wilson_interval(successes: int, n: int) -> Interval | None:
-    """Wilson's score interval for a rate of `successes` in `n` independent trials; None for n = 0.
+    """Return Wilson's score interval for a rate of `successes` in `n` independent trials; None for n = 0.
 
     Formula: Wilson, JASA 22 (1927), without continuity correction. It has a width even for 0 or n successes.
     """
@@ -49,10 +49,10 @@ def wilson_interval(successes: int, n: int) -> Interval | None:
 
 
 def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
-    """Bias-corrected and accelerated bootstrap (Efron, JASA 82, 1987) of the mean of independent values.
+    """Return the BCa bootstrap interval (Efron, JASA 82, 1987) of the mean of independent values.
 
     The same values and seed give the same interval. None for fewer than two values. If all values are equal
-    the interval is that value twice: resampling cannot show what the sample did not contain.
+    the interval is that value twice: resampling shows no value that the sample lacks.
     """
     if len(values) < 2:
         return None
@@ -62,11 +62,11 @@ def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval 
 
 
 def interval_over_runs(runs: Sequence[Sequence[float]]) -> Interval | None:
-    """Interval for the mean of several training runs, each with one value for each of the same games.
+    """Return the interval of the mean of several training runs, each with one value for each of the same games.
 
     Student's t interval of the runs' means (Gosset, Biometrika 6, 1908), which knows how few runs there are, and not
-    narrower than the bootstrap over games of their mean. With one run only the latter: it says nothing of other
-    training seeds. None for one run with one game.
+    narrower than the bootstrap over games of their mean. With one run it is the bootstrap alone, which says nothing of
+    other training seeds. None for one run with one game.
     """
     from scipy.stats import ttest_1samp
 
@@ -80,7 +80,7 @@ def interval_over_runs(runs: Sequence[Sequence[float]]) -> Interval | None:
 
 
 def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: int = 0) -> Interval | None:
-    """Interval for a rate per reply, pooled over games: sum(successes) / sum(replies), one entry a game each.
+    """Return the interval of a rate per reply, pooled over games: sum(successes) / sum(replies), one entry a game each.
 
     Replies of one game are not independent. So whole games are resampled (percentile bootstrap of the ratio),
     and the result is the hull of that interval and Wilson's over all replies: Wilson's alone is too narrow
@@ -100,10 +100,10 @@ def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: i
 
 
 def paired_gain(values: Sequence[float], base: Sequence[float], seed: int = 0) -> Gain:
-    """mean, ci95 (bootstrap, BCa), n and probability of `values - base`, pair by pair.
+    """Return mean, ci95 (bootstrap, BCa), n and probability of `values - base`, pair by pair.
 
-    The probability is the share of bootstrap resamples of the pairs with a mean above 0, those at 0 counted half:
-    how sure the sample makes it that the mean gain is positive. None for fewer than two pairs.
+    The probability that the mean gain is positive is the share of bootstrap resamples of the pairs with a mean above
+    0, those at 0 counted half. None for fewer than two pairs.
     """
     import numpy as np
 
@@ -119,17 +119,17 @@ def paired_gain(values: Sequence[float], base: Sequence[float], seed: int = 0) -
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all values do not exceed."""
+    """Return the smallest value that at least `share` of all values do not exceed."""
     return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
 
 
 def rate(successes: int, n: int) -> Rate:
-    """A rate over independent trials as reports have it: value, ci95 (Wilson) and n; None where n is 0."""
+    """Return a rate over independent trials with Wilson's interval; value and interval are None where n is 0."""
     return rate_entry(successes, n, wilson_interval(successes, n))
 
 
 def rate_entry(successes: int, n: int, interval: Interval | None) -> Rate:
-    """value, ci95 and n of a rate, as JSON."""
+    """Return a rate with the given interval."""
     return {"value": successes / n if n else None, "ci95": as_json(interval), "n": n}
 
 

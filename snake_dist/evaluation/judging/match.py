@@ -1,4 +1,4 @@
-"""The games of one entrant, and the flags of the games that judge a run."""
+"""The games of one entrant; the flags of the games that judge a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From finished games to numbers with stable names: docs/metrics.md defines each."""
+"""The numbers of finished games, under stable names that docs/metrics.md defines."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class PlayerSummary(TypedDict):
 
 
 def summarize(episodes: Sequence[Episode]) -> PlayerSummary:
-    """The numbers of one player's games, as JSON.
+    """Return the numbers of one player's games, as JSON.
 
-    `ends` names every reason, also those with 0 games, and sums to `games`. A rate is pooled over all moves or
+    `ends` names every reason, also those of 0 games, and sums to `games`. A rate is pooled over all moves or
     replies of all games; see `game_rate_interval` for its interval. Raises ValueError without episodes.
     """
     if not episodes:
@@ -129,12 +129,12 @@ def gain_over(base: Sequence[Episode], episodes: Sequence[Episode]) -> Gain | No
 
 
 def _coverage(episode: Episode) -> float:
-    """Share of the open cells that the snake lies on at the end."""
+    """Return the share of the open cells that the snake covers at the end."""
     return (episode.score + 1) / (episode.grid_size**2 - len(episode.obstacles))
 
 
 def _apple_walks(episode: Episode) -> list[tuple[int, int, int]]:
-    """For each apple eaten: (snake length before, moves made for it, moves that the empty board would ask for)."""
+    """Return (snake length before, moves made, moves needed on an empty board) for each apple eaten."""
     centre = (episode.grid_size // 2, episode.grid_size // 2)
     heads = (centre, *episode.apples)  # the head is where the last apple was
     started = (0, *episode.eaten_at)
@@ -159,7 +159,7 @@ def _steps_by_length(episodes: Sequence[Episode]) -> dict[str, float | None]:
 
 
 def length_bucket(length: int) -> int:
-    """Index in LENGTH_BUCKETS of a snake's length."""
+    """Return the index in LENGTH_BUCKETS of a snake's length."""
     return bisect_left(LENGTH_EDGES, length) - 1
 
 
@@ -169,13 +169,13 @@ def _path_efficiency(episodes: Sequence[Episode]) -> float | None:
 
 
 def _pooled(successes: Sequence[int], trials: Sequence[int]) -> Rate:
-    """A rate over all trials; games without any trial say nothing about it."""
+    """Return a rate over all trials; games without a trial do not count."""
     asked = [(good, n) for good, n in zip(successes, trials, strict=True) if n]
     good, n = [g for g, _ in asked], [n for _, n in asked]
     return rate_entry(sum(good), sum(n), game_rate_interval(good, n))
 
 
 def _per_move(episodes: Sequence[Episode], columns: Sequence[Sequence[float]]) -> float | None:
-    """What the replies cost / moves of the games whose replies have a cost; see `Episode.num_decisions`."""
+    """Return the cost of all replies / decisions of the games with costs; see `Episode.num_decisions`."""
     num_moves = sum(episode.num_decisions for episode, column in zip(episodes, columns, strict=True) if column)
     return sum(map(sum, columns)) / num_moves if num_moves else None

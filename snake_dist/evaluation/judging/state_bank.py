@@ -1,6 +1,6 @@
-"""A fixed bank of unseen states, and how a player does on it.
+"""A fixed bank of unseen states, and the rates of a player on it.
 
-Games tell how far a player gets; the bank tells how good single moves are, at every snake length, on the same
+Games show how far a player gets; the bank shows how good single moves are, at every snake length, on the same
 states for everybody.
 """
 
@@ -25,7 +25,7 @@ from snake_dist.styles.replies import parse_reply
 STATES_PER_GAME = 8
 """One in each of 8 equal bands of snake length."""
 MAX_LENGTH = 100
-"""Longest snake sought: longer ones take minutes a game on large boards."""
+"""Longest snake in the bank: longer ones take minutes a game on large boards."""
 RANDOM_MOVE_SHARE = 0.1
 FILL_EDGES = (0, 10, 25, 50, 100)
 """Per cent of the board covered by the snake: the bounds of the buckets that scores are reported in."""
@@ -41,13 +41,13 @@ def build_bank(
     range_name: str = "test",
     is_trained: Callable[[State], bool] = lambda _: False,
 ) -> list[State]:
-    """Up to `num_states` running positions, a function of the arguments alone.
+    """Return up to `num_states` running positions, a function of the arguments alone.
 
-    From bfs-safe games on the seeds of the range, one state in each of `STATES_PER_GAME` equal bands of
-    snake length, as far as the game gets: so late positions are as frequent as early ones. Each stands at
-    the end of a side line of 0 to 4 N - 1 moves, 10 % of them random legal ones: so there are also positions
-    that no teacher gets into. Left out are states of which `is_trained` is true in any of the 8 symmetric
-    images, and symmetric images of earlier states. Small boards may not have so many: then there are fewer.
+    Each bfs-safe game on the seeds of the range gives one state in each of `STATES_PER_GAME` equal bands of snake
+    length, as far as the game gets: so late positions are as frequent as early ones. Each state ends a side line of
+    0 to 4 N - 1 moves, 10 % of them random legal ones: so the bank also has positions that no teacher reaches. Left
+    out are states with `is_trained` true for any of their 8 symmetric images, and symmetric images of earlier
+    states. Small boards may have fewer states.
     """
     bank: list[State] = []
     seen: set[State] = set()
@@ -83,9 +83,9 @@ class BankScores(BankRates):
 
 
 def score_bank(player: Player, bank: Sequence[State]) -> BankScores:
-    """Rates over the bank's states (docs/metrics.md), overall and under `by_fill` for buckets of fill level.
+    """Return rates over the bank's states (docs/metrics.md), overall and under `by_fill` for buckets of fill level.
 
-    Most states come from different games, the others lie many apples apart: they are taken as independent.
+    Most states come from different games, the others lie many apples apart: they count as independent.
     """
     replies = player.replies(bank)
     verdicts = [_verdict(state, reply) for state, reply in zip(bank, replies, strict=True)]
@@ -98,7 +98,7 @@ def score_bank(player: Player, bank: Sequence[State]) -> BankScores:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one reply is worth."""
+    """How one reply is judged."""
 
     fill: float
     valid: bool
@@ -107,16 +107,16 @@ class _Verdict:
     choice: bool
     """Whether the state has a legal move that is not optimal."""
     fork: bool
-    """Whether some legal moves are tail-safe and others are not: the tail is in reach after them, or will be once a
-    shortest path to the apple that they begin has been walked."""
+    """Whether some legal moves are tail-safe and others are not. After a tail-safe move the tail is in reach, at once
+    or at the end of a shortest path to the apple that the move begins."""
     tail_safe: bool
-    """Whether the move is."""
+    """Whether the reply's move is tail-safe."""
     temptation: bool
-    """A fork where a move that is not begins a shortest path to the apple."""
+    """A fork where a move that is not tail-safe begins a shortest path to the apple."""
     food_first: bool
-    """Whether such a move was made."""
+    """Whether the reply makes such a move."""
     claims: tuple[bool, ...]
-    """Which of the reply's claims are true."""
+    """For each claim of the reply: whether it is true."""
 
 
 def _verdict(state: State, reply: str) -> _Verdict:
@@ -156,7 +156,7 @@ def _rates(verdicts: Sequence[_Verdict]) -> BankRates:
 
 
 def _game_states(grid_size: int, mode: str, seed: int) -> Iterator[State]:
-    """At most one state in each band of length, of one bfs-safe game."""
+    """Yield at most one state in each band of length, from one bfs-safe game."""
     longest = min(grid_size**2 - 2, MAX_LENGTH)
     rng = seed ^ _STREAM
     state = new_game(grid_size, seed, mode)

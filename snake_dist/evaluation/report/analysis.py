@@ -1,4 +1,4 @@
-"""Why a player's games ended, and what it said that was not so: tables from the logs of its games."""
+"""Tables from game logs: where and why games were lost, and which claims of the player were false."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from snake_dist.styles.replies import parse_moves
 from snake_dist.styles.style import Claim
 
 LOSSES = tuple(end.value for end in End if end not in (End.BOARD_FULL, End.STEP_CAP))
-"""Ends that the player brought about."""
+"""Ends that are losses."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Say where and why logged games were lost, what the player claimed falsely, and where a teacher disagrees."""
+    """Show where and why logged games were lost, which claims were false, and where a teacher disagrees."""
 
     games: tuple[Path, ...]
-    """Logs of games, taken together: `games/NAME.jsonl` of a report."""
+    """Game logs, counted together: `games/NAME.jsonl` of a report."""
     policy: str | None = None
-    """Heuristic whose moves the player's are compared with."""
+    """Compare the player's moves with those of this heuristic."""
     adapter: Path | None = None
-    """With --policy: the adapter that played. Replies to prompts that it was trained on are told from the others."""
+    """With --policy: the adapter that played; replies to its training prompts are counted apart from the others."""
 
 
 @dataclass
 class _Bucket:
-    """What happened while the snake had a length of this range."""
+    """Counts over the time in which the snake had a length of this range."""
 
     games: int = 0
     moves: int = 0
@@ -51,17 +51,17 @@ class _Bucket:
 
 
 def analyse(config: Analysis) -> str:
-    """The tables, in Markdown. Raises InputError for logs that cannot be read and an unknown policy."""
+    """Return the tables, in Markdown. Raises InputError for unreadable logs and an unknown policy."""
     if config.policy is not None:
         check_policy(config.policy)
     trained = None if config.adapter is None else adapter_prompts(config.adapter)
     if config.adapter is not None and trained is None:
-        raise InputError(f"--adapter {config.adapter}: did not keep which prompts it was trained on")
+        raise InputError(f"--adapter {config.adapter}: did not keep its training prompts")
     if trained is not None and config.policy is None:
-        raise InputError("--adapter: needs --policy, which says what the adapter should have replied")
+        raise InputError("--adapter: needs --policy, the heuristic that the replies are compared with")
     games = [game for path in config.games for game in read_log(path, check=True)]
     if not games:
-        raise InputError(f"{config.games[0]}: holds no game")
+        raise InputError(f"{config.games[0]}: has no game")
     replies = [] if config.policy is None else list(_compared(games, config.policy))
     parts = ["Where games were lost", _losses(games, replies, config.policy)]
     if trained is not None:
@@ -72,7 +72,7 @@ def analyse(config: Analysis) -> str:
 
 
 def _compared(games: Sequence[tuple[Header, Episode]], policy: str) -> Iterator[tuple[State, bool]]:
-    """For every reply: (the state as it was shown, whether the first move is another than the policy's)."""
+    """Yield (the state as the player saw it, whether the first move differs from the policy's) for every reply."""
     for header, episode in games:
         states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
         for at, reply in zip(episode.asked_after, episode.replies, strict=False):
@@ -93,9 +93,9 @@ def _losses(games: Sequence[tuple[Header, Episode]], replies: Sequence[tuple[Sta
     rows = [[*head, *([f"replies against {policy}"] if policy else [])]]
     for name, bucket in zip(LENGTH_BUCKETS, buckets, strict=True):
         against = [f"{bucket.other_moves:,} of {bucket.replies:,}"] if policy else []
-        told = [str(bucket.losses[loss]) for loss in LOSSES]
+        losses = [str(bucket.losses[loss]) for loss in LOSSES]
         hazard = _per_thousand(bucket.losses.total(), bucket.moves)
-        rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *told, hazard, *against])
+        rows.append([name, f"{bucket.games:,}", f"{bucket.moves:,}", *losses, hazard, *against])
     return markdown_table(rows)
 
 
@@ -110,7 +110,7 @@ def _count(episode: Episode, buckets: Sequence[_Bucket]) -> None:
 
 
 def _memory(replies: Sequence[tuple[State, bool]], trained: TrainedPrompts, policy: str) -> str:
-    """Is it right only where it has been before?"""
+    """Return the disagreements on training prompts and on others: is the player right only where it was trained?"""
     rows = [["prompt", "replies", f"against {policy}", "per 1,000"]]
     by_memory: dict[bool, list[bool]] = {True: [], False: []}
     for shown, is_other in replies:
@@ -122,7 +122,7 @@ def _memory(replies: Sequence[tuple[State, bool]], trained: TrainedPrompts, poli
 
 
 def _claims(episodes: Sequence[Episode]) -> str:
-    """Every kind of claim, and how many lost games have one that is false in their last reply."""
+    """Return the counts of every kind of claim, and of lost games with a false one in their last reply."""
     made: Counter[str] = Counter()
     false: Counter[str] = Counter()
     last: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def _kind(text: str) -> str:
 
 
 def _per_thousand(number: int, trials: int) -> str:
-    """With Wilson's interval."""
+    """Return the number per 1,000 trials with Wilson's interval."""
     interval = wilson_interval(number, trials)
     if interval is None:
         return "-"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_FRAMES = 400
-"""A longer game leaves out moves evenly."""
+"""Of a longer game, moves are left out evenly."""
 FRAME_MS, LAST_FRAME_MS = 80, 1500
 BOARD_PIXELS = 240
 COLOURS = {
@@ -31,13 +31,13 @@ COLOURS = {
 def check_gif_path(path: Path) -> None:
     """Raise InputError unless a GIF can be written there."""
     if path.suffix.lower() != ".gif":
-        raise InputError(f"--gif {path}: a name that ends in .gif is expected")
+        raise InputError(f"--gif {path}: expected a name that ends in .gif")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"--gif {path}: there is no directory {path.absolute().parent}")
+        raise InputError(f"--gif {path}: no directory {path.absolute().parent}")
 
 
 def write_gif(path: Path, episode: Episode, title: str) -> None:
-    """The whole game, at most `MAX_FRAMES` of its positions, the last one longest; loops for ever."""
+    """Write the whole game, at most `MAX_FRAMES` of its positions; the last one stays longest, and the GIF loops."""
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
     stride = -(-len(states) // MAX_FRAMES)
     shown = [*states[:-1:stride], states[-1]]

@@ -1,4 +1,4 @@
-"""Numbers of play as a table for the terminal, under W&B names, and as report.json."""
+"""The numbers of games as a table for the terminal, under W&B names, as Markdown and as report.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_BREAK = "\u00a0"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """All numbers of a tree of results under W&B names: path joined by "/", ci95 as two, None left out.
+    """Return all numbers of a tree of results under W&B names: the path joined by "/", ci95 as two, None left out.
 
     `flatten(results, "play")` has `play/players/adapter/apples/mean`, `play/players/adapter/apples/ci95_low`, ...
     """
@@ -33,7 +33,7 @@ def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def render_table(summaries: Mapping[str, PlayerSummary]) -> str:
-    """Players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline."""
+    """Return players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline."""
     rows = [["player", "games", "apples per game", "legal moves %", "valid %", "games ended by"]]
     for name, summary in summaries.items():
         apples, legal = summary["apples"], summary["legal_move_rate"]
@@ -79,8 +79,8 @@ def markdown_table(rows: Sequence[Sequence[str]], *, is_padded: bool = False) ->
 def write_report(directory: str | Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
     """Write `report.json`: {"settings": ..., "players": {name: summary}, "state_bank": {name: rates}}.
 
-    `results` is what `judge` returns. The directory is made if needed; the file appears whole or not at
-    all, over an older one. Returns its path.
+    `results` is what `judge` returns. The directory is created if needed; the file replaces an older
+    one, whole or not at all. Returns its path.
     """
     path = Path(directory) / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,6 @@ def write_report(directory: str | Path, results: Mapping[str, Any], settings: Ma
 
 
 def _ends(ends: Mapping[str, int]) -> str:
-    """Reasons by number of games; a no-break space keeps each on one line with its number."""
+    """Return the reasons by number of games; a no-break space keeps each on one line with its number."""
     found = sorted(((count, reason) for reason, count in ends.items() if count), reverse=True)
     return ", ".join(f"{reason} {count}".replace("_", " ").replace(" ", _NO_BREAK) for count, reason in found)

@@ -1,6 +1,6 @@
 """The report as one HTML page: no server, no network, opens from disk.
 
-Everything comes from the report's directory: report.json for the numbers, games/*.jsonl for the replays.
+All data come from the report's directory: the numbers from report.json, the replays from games/*.jsonl.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from snake_dist.game.rules import new_game
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("engine.js", "board.js", "replay.js", "human.js")
 NUM_REPLAYS = 8
-"""Games of each player that the page holds: the first seeds."""
+"""Games of each player on the page: those of the first seeds."""
 START = "Replay.start(DATA); Human.start(DATA);"
 END_TEXT = {
     End.WALL: "wall", End.SELF: "own body", End.REVERSAL: "turned back", End.TRAPPED: "trapped",
@@ -88,7 +88,7 @@ def _render(
 
 
 def template(name: str) -> Any:
-    """A page of `ASSETS`: what it is given is escaped, and what it is not given is an error."""
+    """Return a template of `ASSETS`, which escapes its values and fails for a missing one."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -102,7 +102,7 @@ def template(name: str) -> Any:
 
 
 def style_sheet() -> Any:
-    """What stands in a page's style element."""
+    """Return the text of a page's style element."""
     from markupsafe import Markup
 
     return Markup((ASSETS / "page.css").read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def _conditions(settings: Mapping[str, Any]) -> str:
 
 
 def _page_data(settings: Mapping[str, Any], seeds: range, games: Sequence[tuple[Header, Episode]]) -> dict[str, Any]:
-    """What the page's scripts read: settings, where each game starts, the games to replay."""
+    """Return the data of the page's scripts: settings, the start of each game, the games to replay."""
     starts = {}
     for seed in seeds:
         state = new_game(settings["grid_size"], seed, settings["mode"])

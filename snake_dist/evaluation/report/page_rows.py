@@ -1,4 +1,4 @@
-"""The rows of the report page: ladder, ends, metrics, gains, curves; as plain data for the template."""
+"""The rows of the report page (ladder, ends, metrics, gains, curves), as plain data for the template."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PUBLISHED = {
     "gemma3-12b": (0, 2, 0, 0, 0, 0),
     "mistral-7b": (1, 0, 0, 2, 1, 0),
 }
-"""Model -> apples of each game in logs that others published, not measured here:
+"""Model -> apples of each game in published logs of others, not measured here:
 github.com/reveurmichael/machine_learning, llm-play-snake-game-v3-MoE/logs/MODEL_2025061[78]_*/summary.json at commits
 48e1f781 (the first two models) and d4c3082c. A board of 10 x 10, one apple, no fine-tuning; at most 400 or 800 steps; a
 reply may plan several moves, and some may be empty."""
 MIN_PUBLISHED_GAMES = 5
-"""Fewer give no interval."""
+"""Fewer games give no interval."""
 
 _CURVES = ("train/loss", "eval/loss", "eval/token_accuracy", "eval/play/apples/mean", "eval/play/legal_move_rate/value")
 _MAX_POINTS = 400
@@ -34,7 +34,7 @@ _MAX_POINTS = 400
 def ladder_rows(
     players: Mapping[str, PlayerSummary], kinds: Mapping[str, str], settings: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], int]:
-    """(rows from weak to strong, apples at the axis' end). Published results only where they can be compared."""
+    """Return (rows from weak to strong, apples at the axis' end), with published results where they are comparable."""
     found: list[tuple[str, str, float, Any, int | None]] = [
         (name, _kind(name, kinds), summary["apples"]["mean"], summary["apples"]["ci95"], summary["games"])
         for name, summary in players.items()
@@ -78,7 +78,7 @@ def _kind(name: str, kinds: Mapping[str, str]) -> str:
 
 
 def gain_sentences(gained: Mapping[str, Gain]) -> list[str]:
-    """One sentence a player: how much better than its base, and how sure."""
+    """Return one sentence a player: how much better it is than its base, and with which probability."""
     sentences = []
     for name, gain in gained.items():
         probability = gain["probability"]

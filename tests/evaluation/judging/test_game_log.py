@@ -117,7 +117,7 @@ TAMPERED = {
     "end": ({"end": "board_full"}, "end board_full"),
     "early": ({"moves": ["UP"], "steps": 1, "end": "trapped"}, "not over after its 1 moves"),
     "capped": ({"moves": ["UP"], "steps": 1, "end": "step_cap"}, "stopped after 1 moves"),
-    "longer": ({"moves": ["UP"] * 50}, "moves after the game's end"),
+    "longer": ({"moves": ["UP"] * 50}, "moves follow the game's end"),
     "apples": ({"apples": [[0, 0]]}, "apples"),
     "move": ({"moves": ["NORTH"]}, "not a game's log"),
     "format": ({"format": "mine"}, "'mine'"),
