@@ -25,9 +25,9 @@ from snake_dist.files import SUMMARY, sha256_of
 from snake_dist.game.board import End, State
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.heuristics.hamiltonian import view_cycle
-from snake_dist.heuristics.policies import POLICIES, check_policy
+from snake_dist.heuristics.policies import POLICIES, PolicyName, check_policy
 from snake_dist.heuristics.search import declines_apple
-from snake_dist.styles.catalog import STYLES, check_style, check_teacher, render_completion, render_prompt
+from snake_dist.styles.catalog import STYLES, StyleName, check_style, check_teacher, render_completion, render_prompt
 from snake_dist.styles.replies import parse_moves
 
 DEATHS = (End.WALL.value, End.SELF.value, End.REVERSAL.value, End.TRAPPED.value, End.INVALID_REPLY.value)
@@ -41,9 +41,9 @@ class Correction:
     """Logs of games of training seeds: `games/NAME.jsonl` of a report that play.py --seed-range train wrote."""
     output: Path
     """Directory, new or empty."""
-    policy: str = "bfs-safe"
-    """Teacher: a heuristic's name."""
-    style: str = "compact"
+    policy: PolicyName = "bfs-safe"
+    """Teacher."""
+    style: StyleName = "compact"
     """How prompt and completion are written: the style that the player was trained on."""
     agreement_rate: float = 0.2
     """Share, 0 to 1, of the positions where nothing was wrong that give a line, drawn at random."""

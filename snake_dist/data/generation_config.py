@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from snake_dist.errors import InputError, check_at_least
-from snake_dist.game.rules import SEED_RANGES, check_game_options
-from snake_dist.heuristics.policies import check_policy
-from snake_dist.styles.catalog import STYLES, check_style, check_teacher
+from snake_dist.game.board import ModeName
+from snake_dist.game.rules import SEED_RANGES, SeedRange, check_game_options
+from snake_dist.heuristics.policies import PolicyName, check_policy
+from snake_dist.styles.catalog import STYLES, StyleName, check_style, check_teacher
 
 FILTERS = (
     "line_rate",
@@ -25,45 +26,45 @@ FILTERS = (
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What is played and what is written."""
+    """Which games are played, and which of their moves are written."""
 
-    policy: str = "bfs-safe"
-    """Teacher: random-legal, greedy, bfs, bfs-safe, dfs, astar, hamiltonian or hamiltonian-shortcuts."""
+    policy: PolicyName = "bfs-safe"
+    """Teacher: the heuristic that plays."""
     grid_size: int = 10
     """N of the N x N board, 4 to 50."""
-    mode: str = "classic"
-    """Rules of the board: classic, wrap or obstacles."""
+    mode: ModeName = "classic"
+    """Rules of the board."""
     games: int = 200
-    """Games played; game i of them (from 0) has the seed `seed + i`."""
-    style: str = "compact"
-    """How prompt and completion are written: sentence, board, short, compact, move, facts, path or cycle."""
+    """Number of games; game i of them (from 0) has the seed --seed + i."""
+    style: StyleName = "compact"
+    """How prompt and completion are written."""
     seed: int = 0
     """Seed of the first game."""
-    seed_range: str = "train"
-    """Where all seeds must lie: train, dev or test. Lines of dev and test games are refused for training."""
+    seed_range: SeedRange = "train"
+    """Range in which all seeds must lie. Training refuses lines of dev and test games."""
     max_steps_per_game: int = 0
-    """Moves after which a game is stopped (end reason step_cap); 0 for no limit."""
+    """Stop a game after this many moves (end reason step_cap); 0 for no limit."""
     random_move_rate: float = 0.0
-    """Share of moves, 0 to 1, where a random legal move is played while the line teaches the teacher's."""
+    """Share of moves, 0 to 1, at which a random legal move is played; the line still teaches the teacher's."""
     line_rate: float = 1.0
-    """Share of moves, 0 to 1, that give a line, drawn at random: many games at few lines each."""
+    """Share of moves, above 0 to 1, that give a line, drawn at random: many games, a few lines of each."""
     min_snake_length: int = 0
-    """Shorter snakes give no lines."""
+    """Write no lines of shorter snakes."""
     max_snake_length: int = 0
-    """Longer snakes give no lines; 0 for no limit."""
+    """Write no lines of longer snakes; 0 for no limit."""
     max_lines_per_length: int = 0
-    """Lines that one game gives for each snake length, at most, drawn at random; 0 for no limit."""
+    """Write at most this many lines of each snake length from a game, drawn at random; 0 for no limit."""
     min_score: int = 0
-    """Games with fewer apples give no lines."""
+    """Write no lines of games with fewer apples."""
     only_survived: bool = False
-    """Games that ended in death or starved give no lines."""
+    """Write no lines of games that ended in death or starved."""
     only_shortest_path: bool = False
-    """Moves that do not begin a shortest path to the apple give no line."""
+    """Write only moves that begin a shortest path to the apple."""
     only_declined_apple: bool = False
-    """Only moves that pass an apple beside the head by give lines: rare, and where a model is lost that takes it."""
+    """Write only moves that pass by an apple beside the head: rare, and a model that takes it is lost."""
     only_blocked_apple: bool = False
-    """Only positions where no legal move leads nearer to the apple give lines: a model that learned to go to the apple
-    runs into what blocks it."""
+    """Write only positions where no legal move leads nearer to the apple: a model that learned to go to the apple runs
+    into what blocks it."""
     augment_symmetries: bool = False
     """Write every line 8 times, once for each symmetry of the square, under the same game_id."""
 
@@ -89,15 +90,19 @@ def check_generation(config: GenerationConfig) -> None:
         raise InputError(
             f"seeds {first} to {last} are not all in the {config.seed_range} range: {seeds[0]} to {seeds[-1]}"
         )
-    if not 0 <= config.random_move_rate <= 1:
-        raise InputError(f"random move rate {config.random_move_rate} is not between 0 and 1")
-    if not 0 < config.line_rate <= 1:
-        raise InputError(f"line rate {config.line_rate} is not above 0 and at most 1")
-    longest = config.grid_size**2
-    for name in ("min_snake_length", "max_snake_length"):
-        if not 0 <= getattr(config, name) <= longest:
-            raise InputError(f"{name.replace('_', ' ')} {getattr(config, name)} is outside 0 to {longest}")
+    num_cells = config.grid_size**2
+    for name, most in {
+        "random_move_rate": 1,
+        "line_rate": 1,
+        "min_snake_length": num_cells,
+        "max_snake_length": num_cells,
+        "min_score": num_cells - 1,
+    }.items():
+        value = getattr(config, name)
+        if not 0 <= value <= most or (name == "line_rate" and value == 0):
+            above = "above 0, at most" if name == "line_rate" else "0 to"
+            raise InputError(f"--{name.replace('_', '-')} {value}: {above} {most}")
     if config.max_snake_length and config.min_snake_length > config.max_snake_length:
-        raise InputError(f"snake lengths {config.min_snake_length} to {config.max_snake_length} leave no line")
-    if not 0 <= config.min_score < config.grid_size**2:
-        raise InputError(f"minimum score {config.min_score} is outside 0 to {config.grid_size**2 - 1}")
+        raise InputError(
+            f"--min-snake-length {config.min_snake_length} is above --max-snake-length {config.max_snake_length}"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.comparison import Results, judge
@@ -25,7 +24,9 @@ from snake_dist.evaluation.players.trained_prompts import adapter_prompts
 from snake_dist.evaluation.report.animation import check_gif_path, write_gif
 from snake_dist.evaluation.report.numbers import render_table, write_report
 from snake_dist.evaluation.report.page import write_page
-from snake_dist.game.board import State
+from snake_dist.game.board import ModeOrAuto, State
+from snake_dist.game.rules import SeedRange
+from snake_dist.styles.catalog import PromptStyleName
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ class Play:
     """Each player plays this many games."""
     grid_size: int | None = None
     """N of the N x N board; default: the adapter's, else 10."""
-    mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
+    mode: ModeOrAuto = "auto"
     """Rules of the board; auto: the adapter's, else classic."""
     max_steps: int = 0
     """Stop a game after this many moves and count it as step_cap; 0: no limit."""
     symmetry: int = 0
     """Show the board turned or mirrored: 1 flips x, 2 flips y, 3 flips both; 4 to 7: the same with x and y swapped."""
-    seed_range: Literal["train", "dev", "test"] = "test"
+    seed_range: SeedRange = "test"
     """Take the games from this published range of seeds."""
     first_game: int = 0
     """Begin at this seed of the range, counted from 0."""
     base_model: str = "smollm2-135m"
     """For --player base: hub id, local directory, or smollm2-135m."""
-    style: Literal["sentence", "board", "short", "compact", "cycle"] = "compact"
+    style: PromptStyleName = "compact"
     """For --player base and openai: style of the prompts."""
     endpoint: str | None = None
     """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; $OPENAI_API_KEY: key."""

@@ -9,10 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 Cell = tuple[int, int]
 
 MODES = ("classic", "wrap", "obstacles")
+if TYPE_CHECKING:
+    ModeName = str
+    ModeOrAuto = str
+else:  # flags list their choices by these
+    ModeName = Literal[MODES]
+    ModeOrAuto = Literal["auto", ModeName]
 MIN_GRID_SIZE, MAX_GRID_SIZE = 4, 50
 
 

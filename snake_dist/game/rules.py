@@ -7,6 +7,7 @@ that step. Moving back onto the neck is a reversal and ends the game; a snake of
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from snake_dist.errors import InputError
 from snake_dist.game.board import MAX_GRID_SIZE, MIN_GRID_SIZE, MODES, Cell, End, Move, State, destination
@@ -17,6 +18,10 @@ SEED_RANGES = {
     "dev": range(1_000_000_000, 1_100_000_000),
     "test": range(1_100_000_000, 1_200_000_000),
 }
+if TYPE_CHECKING:
+    SeedRange = str
+else:  # flags list their choices by it
+    SeedRange = Literal[tuple(SEED_RANGES)]
 
 OBSTACLE_SHARE = 0.06
 """Share of all cells that the mode "obstacles" blocks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Literal
 
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
@@ -107,6 +108,10 @@ POLICIES: dict[str, Callable[[State], Move]] = {
     "hamiltonian": hamiltonian,
     "hamiltonian-shortcuts": hamiltonian_shortcuts,
 }
+if TYPE_CHECKING:
+    PolicyName = str
+else:  # flags list their choices by it
+    PolicyName = Literal[tuple(POLICIES)]
 
 
 def check_policy(name: str) -> None:

@@ -16,12 +16,6 @@ from snake_dist.styles.style import Claim, Shown, Style
 
 STYLES: dict[str, Style] = v004.STYLES | compact.STYLES | cycle.STYLES
 
-if TYPE_CHECKING:
-    StyleName = StyleOrAuto = str
-else:  # flags list their choices by these
-    StyleName = Literal[tuple(STYLES)]
-    StyleOrAuto = Literal["auto", StyleName]
-
 
 def check_style(style: str) -> None:
     """Raise InputError unless `style` is one of `STYLES`."""
@@ -43,6 +37,15 @@ def prompt_style(style: str) -> str:
 
 PROMPT_STYLES = tuple(dict.fromkeys(map(prompt_style, STYLES)))
 """Those whose prompts differ."""
+
+if TYPE_CHECKING:
+    StyleName = str
+    StyleOrAuto = str
+    PromptStyleName = str
+else:  # flags list their choices by these
+    StyleName = Literal[tuple(STYLES)]
+    StyleOrAuto = Literal["auto", StyleName]
+    PromptStyleName = Literal[PROMPT_STYLES]
 
 
 def render_prompt(state: State, style: str) -> str:

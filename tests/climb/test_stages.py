@@ -86,8 +86,14 @@ def test_the_recipes_that_come_with_the_repository_are_valid(tmp_path: Path, rea
         ("stages: []", "recipe.yaml: stages: a list of stages is expected"),
         ("stages: [{name: A b}]", "stage 1: name 'A b': small letters"),
         ("stages: [{name: a}]", "stage 1: there is nothing to train on"),
-        ("generate: {policy: x}\nstages: [{name: a, generate: {}}]", "stage 1: generate: unknown policy 'x'"),
-        ("stages: [{name: a, generate: {policy: perfect}}]", "stage 1: generate: unknown policy 'perfect'"),
+        (
+            "generate: {policy: x}\nstages: [{name: a, generate: {}}]",
+            "stage 1: generate: invalid choice 'x' for argument '--policy'",
+        ),
+        (
+            "stages: [{name: a, generate: {policy: perfect}}]",
+            "stage 1: generate: invalid choice 'perfect' for argument '--policy'",
+        ),
         ("stages: [{name: a, correct: {games: 3}}]", "stage 1: correct: there is no adapter yet"),
         ("stages: [{name: a, generate: {games: 2, output: x}}]", "stage 1: generate: output is set by the climb"),
         ("stages: [{name: a, generate: {games: 2}, train: {rank: 0}}]", "stage 1: train: --rank 0: at least 1"),

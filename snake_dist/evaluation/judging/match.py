@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from tqdm import tqdm
 
@@ -13,6 +12,8 @@ from snake_dist.evaluation.judging.episodes import Episode, Games, game_seeds, p
 from snake_dist.evaluation.judging.game_log import GameLog
 from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.players.entrants import Entrant
+from snake_dist.game.board import ModeOrAuto
+from snake_dist.styles.catalog import StyleOrAuto
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class PlayConfig:
     """Steps between evaluations (--eval-every) that play --eval-games; 0: every evaluation plays."""
     grid_size: int | None = None
     """N of the N x N board; default: that of the training data, 10 for generated data."""
-    mode: Literal["auto", "classic", "wrap", "obstacles"] = "auto"
+    mode: ModeOrAuto = "auto"
     """Rules of the board; auto: those of the training data, classic for generated data."""
-    style: Literal["auto", "sentence", "board", "short", "compact", "move", "facts", "path", "cycle"] = "auto"
+    style: StyleOrAuto = "auto"
     """Style of the prompts; auto: that of the training data, compact for generated data."""
 
 
