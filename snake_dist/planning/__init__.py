@@ -1,1 +1,1 @@
-"""What a run will need, from arithmetic alone: bytes per rank, bytes per collective, seconds per step."""
+"""A plan for a run by arithmetic alone: bytes per rank, bytes per collective, seconds per step."""

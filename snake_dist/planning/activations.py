@@ -1,7 +1,7 @@
-"""Bytes that a training step keeps for its backward pass, operation by operation.
+"""The bytes that a training step keeps for its backward pass, operation by operation.
 
-Exact for Llama-like decoders; `docs/plan.md` says how far off it is for others. c is the size of an element of the
-compute dtype. All counts are per token, but where a length is named.
+They are exact for Llama-like decoders; `docs/plan.md` states the error for others. c is the size of an element of the
+compute dtype. All counts are per token unless a length is named.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from snake_dist.planning.shapes import FP32, MicroBatch, ModelSizes, Setup
 
 
 def norm(model: ModelSizes, setup: Setup) -> float:
-    """One norm of the whole width. RMSNorm: its input, in fp32 unless it is this package's, and 1/rms. LayerNorm: its
-    input, mean and 1/std."""
+    """Count one norm of the whole width. RMSNorm keeps its input, in fp32 unless it is this package's, and 1/rms;
+    LayerNorm keeps its input, mean and 1/std."""
     if model.norm == "rms" and setup.fast and model.own_norms:
         return setup.element * model.hidden_size + FP32
     if model.norm == "rms":
@@ -20,8 +20,8 @@ def norm(model: ModelSizes, setup: Setup) -> float:
 
 
 def adapter_inputs(model: ModelSizes, setup: Setup) -> float:
-    """Inputs of lora_A, low-rank activations and dropout masks (CUDA's have a byte an element, PyTorch's on a CPU c).
-    A frozen matrix keeps nothing, but under ZeRO-3, where DeepSpeed's linear keeps its input."""
+    """Count the inputs of lora_A, low-rank activations and dropout masks (an element has a byte on CUDA, c on a CPU).
+    A frozen matrix keeps nothing, except under ZeRO-3, where DeepSpeed's linear keeps its input."""
     c, total = setup.element, 0.0
     is_fast = setup.fast and model.plain_lora and not setup.nf4
     mask = 0 if not setup.dropout else c if setup.on_cpu and not is_fast else 1
@@ -39,8 +39,8 @@ def adapter_inputs(model: ModelSizes, setup: Setup) -> float:
 
 
 def attention(model: ModelSizes, setup: Setup, length: int) -> float:
-    """Queries, keys and values as the kernel takes them (keys and values repeated for all heads), its output, and
-    1 number a head (flash) or the scores' softmax. Normed heads keep queries and keys in fp32 too."""
+    """Count queries, keys and values as the kernel takes them (keys and values repeated for all heads), its output, and
+    1 number per head (flash) or the softmax of the scores. Normed heads keep queries and keys in fp32 too."""
     c = setup.element
     kept = 4.0 * c * model.attention_size
     if model.normed_heads:
@@ -56,31 +56,31 @@ def attention(model: ModelSizes, setup: Setup, length: int) -> float:
 
 
 def mlp(model: ModelSizes, setup: Setup) -> float:
-    """SwiGLU keeps three tensors: gate, its activation and up. GELU keeps its input; written out in single
-    operations ("gelu_new") four tensors; ReLU only its output, which is the next matrix's input."""
+    """Count the MLP's tensors. SwiGLU keeps three: gate, its activation and up. GELU keeps its input, or four tensors
+    when it is written in single operations ("gelu_new"). ReLU keeps only its output, the next matrix's input."""
     return setup.element * model.intermediate_size * model.mlp_tensors
 
 
 def layer_bytes(model: ModelSizes, setup: Setup, length: int) -> float:
-    """What one decoder layer keeps, per token, of examples of `length` tokens."""
+    """Count one decoder layer, per token of examples of `length` tokens."""
     return 2 * norm(model, setup) + adapter_inputs(model, setup) + attention(model, setup, length) + mlp(model, setup)
 
 
 def loss_temporaries(setup: Setup, num_logits: float) -> float:
-    """The loss works on so many logits at a time, in fp32 twice (training/cross_entropy), in place otherwise."""
+    """Count the loss's temporaries: two fp32 copies of the logits of one chunk (training/cross_entropy)."""
     return 2 * FP32 * min(num_logits, float(1 << 19 if setup.on_cpu else 1 << 26))
 
 
 def norm_gradient(model: ModelSizes, setup: Setup) -> float:
-    """Temporaries of an RMSNorm's backward pass: five fp32 tensors of its width, or three and one in the dtype."""
+    """Count the temporaries of an RMSNorm's backward pass: five fp32 tensors of its width, or three and one in c."""
     width = model.hidden_size
     return (3 * FP32 + setup.element) * width if setup.fast and model.own_norms else 5 * FP32 * width
 
 
 def step_bytes(model: ModelSizes, setup: Setup, batch: MicroBatch) -> dict[str, float]:
-    """Bytes of activations, logits and temporaries at the moment when their sum is highest.
+    """Return the bytes of activations, logits and temporaries when their sum is highest.
 
-    Three moments can be it: the loss's backward, the last norm's, the last layer's MLP's.
+    That is in the backward pass of the loss, of the last norm or of the last layer's MLP.
     """
     c, hidden, tokens = setup.element, model.hidden_size, batch.tokens
     layer = layer_bytes(model, setup, batch.tokens_per_example) * tokens

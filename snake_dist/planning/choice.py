@@ -1,4 +1,4 @@
-"""Which ZeRO stage, and how large a micro-batch."""
+"""The ZeRO stage to recommend, and the largest micro-batch that fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_EXAMPLES = 4096
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to hold the model, and why."""
+    """A setup, and why it was chosen."""
 
     setup: Setup
     reason: str
@@ -24,7 +24,7 @@ class Choice:
 def largest_micro_batch(
     model: ModelSizes, setup: Setup, batch: MicroBatch, memory: float, accumulation: int = 1
 ) -> int:
-    """Most examples of `batch`'s length with which a rank stays below `memory` bytes; 0 if not even one."""
+    """Return the largest number of examples of `batch`'s length that fit into `memory` bytes; 0 if not one does."""
 
     def fits(num_examples: int) -> bool:
         needed = rank_memory(model, setup, replace(batch, num_examples=num_examples), accumulation)
@@ -40,11 +40,11 @@ def largest_micro_batch(
 
 
 def recommend(model: ModelSizes, setup: Setup, batch: MicroBatch, memory: float) -> Choice:
-    """The cheapest stage that fits, in the order of what it costs in messages.
+    """Return the setup that fits and costs the fewest messages.
 
-    With an adapter, optimizer state is small and the frozen base is large: sharding the optimizer (stages 1, 2) saves
-    little and costs little, sharding the base (3) gathers it again for every micro-batch. So the base stays whole as
-    long as it fits; then gradient checkpointing is cheaper than gathering; then stage 3; then offload.
+    With an adapter, the optimizer's state is small and the frozen base is large: sharding the optimizer (stages 1, 2)
+    saves little and costs little, and sharding the base (stage 3) gathers it again for every micro-batch. So the base
+    stays whole as long as it fits; then gradient checkpointing is cheaper than gathering; then stage 3; then offload.
     """
     base = base_bytes(model, setup) / GIB
     stage = 0 if setup.num_ranks == 1 else 2

@@ -1,7 +1,7 @@
-"""What ranks send each other in one optimizer step, and how long that takes on given links.
+"""The messages between ranks in one optimizer step, and how long they take on given links.
 
-Counts are of DeepSpeed 0.19.8 as this package configures it; `tests/planning/test_planning_ranks.py` holds them
-against the collectives of two real ranks.
+The counts are those of DeepSpeed 0.19.8 as this package configures it; `tests/planning/test_planning_ranks.py`
+compares them with the collectives of two real ranks.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from dataclasses import dataclass
 
 from snake_dist.planning.shapes import ModelSizes, Setup, shardable_bytes
 
-# Share of the message that each rank sends (and receives), for P ranks in a ring: Thakur, Rabenseifner, Gropp,
-# Optimization of collective communication operations in MPICH, 2005.
 _RING = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+"""How many times each of P ranks in a ring sends (and receives) (P-1)/P of the message: Thakur, Rabenseifner, Gropp,
+Optimization of collective communication operations in MPICH, 2005."""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One kind of message of a step."""
+    """All messages of one kind in a step."""
 
     what: str
     kind: str
     """all-reduce, all-gather or reduce-scatter."""
     message_bytes: float
-    """Size of the whole tensor, all shares together, summed over the step."""
+    """Bytes of the whole tensor, the shares of all ranks together, summed over the step."""
     num_calls: int
-    """Calls that the messages are spread over."""
+    """Number of calls that send them."""
     in_node: bool = False
     """Whether only the ranks of one node take part."""
 
     def sent(self, ranks: int) -> float:
-        """Bytes that each of `ranks` ranks sends."""
+        """Return the bytes that each of `ranks` ranks sends."""
         return _RING[self.kind] * (ranks - 1) / ranks * self.message_bytes
 
 
 @dataclass(frozen=True)
 class Links:
-    """What ranks talk over."""
+    """The links between ranks."""
 
     ranks_per_node: int
     inside_bytes_per_s: float
@@ -45,11 +45,11 @@ class Links:
     between_bytes_per_s: float
     """Each way, per node, between nodes."""
     latency_s: float
-    """Of one hop of a collective."""
+    """Seconds of one hop of a collective."""
 
 
 def step_collectives(model: ModelSizes, setup: Setup, accumulation: int = 1) -> list[Collective]:
-    """The collectives of one optimizer step of `accumulation` micro-batches."""
+    """List the collectives of one optimizer step of `accumulation` micro-batches."""
     if setup.num_ranks == 1:
         return []
     adapter = setup.element * model.num_trainable
@@ -65,7 +65,7 @@ def step_collectives(model: ModelSizes, setup: Setup, accumulation: int = 1) -> 
             Collective("updated adapter", "all-gather", adapter, 1),
         ]
     num_matrices = model.num_layers * len(model.linears) + 2
-    # Frozen weights are gathered for the forward pass and for the backward pass, but for what is kept in between.
+    # Frozen weights are gathered for the forward pass, and again for the backward pass unless they were kept.
     base = shardable_bytes(model, setup)
     kept = min(1.0, setup.max_live / 2 / model.num_base)
     again = base * (1 - model.num_forward_only / model.num_base) * (1 - kept)
@@ -80,7 +80,7 @@ def step_collectives(model: ModelSizes, setup: Setup, accumulation: int = 1) -> 
 
 
 def seconds(collective: Collective, ranks: int, links: Links) -> float:
-    """Time of the messages on these links, a lower bound: the slower of the links inside nodes and between them.
+    """Return a lower bound of the messages' time: that of the slower of the links inside nodes and between them.
 
     Between nodes a node's link carries each byte once for all of its ranks (NCCL's hierarchical rings), so all nodes
     together behave like a ring of nodes.

@@ -1,6 +1,6 @@
-"""Bytes of one rank at its peak, for every ZeRO stage, by what holds them.
+"""The bytes of one rank at its peak, by what they hold, for every ZeRO stage.
 
-What DeepSpeed 0.19.8 allocates, read from its sources and measured (docs/plan.md). P ranks, N trainable parameters.
+They are those that DeepSpeed 0.19.8 allocates, by its sources and by measurement (docs/plan.md).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from snake_dist.planning.shapes import FP32, MicroBatch, ModelSizes, Setup, base
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank by holder."""
+    """Bytes of one rank, by what they hold."""
 
     device: dict[str, float]
-    """On the accelerator (or the CPU, where there is none), at the peak of a step; what is only there at other
-    moments counts 0."""
+    """Bytes on the accelerator (or on the CPU without one) at the peak of a step; parts freed by then count 0."""
     host: dict[str, float]
-    """In host memory: what is offloaded, and the base while it is loaded, before DeepSpeed shares it out."""
+    """Bytes in host memory: offloaded state, and the base while it is loaded, before DeepSpeed shards it."""
 
     @property
     def total(self) -> float:
@@ -27,10 +26,10 @@ class RankMemory:
 
 
 def model_state(model: ModelSizes, setup: Setup) -> tuple[dict[str, float], dict[str, float]]:
-    """(device, host) bytes of base, adapter, fp32 masters and Adam's two moments."""
+    """Return the (device, host) bytes of base, adapter, fp32 masters and Adam's two moments."""
     c, ranks, trainable = setup.element, setup.num_ranks, model.num_trainable
     share = ranks if setup.stage >= 1 else 1
-    # Without ZeRO in fp32 the adapter itself is what Adam updates; ZeRO keeps a flat fp32 copy even then.
+    # Without ZeRO in fp32 Adam updates the adapter itself; ZeRO keeps a flat fp32 copy even then.
     has_masters = setup.stage >= 1 or c < FP32
     base = base_bytes(model, setup)
     shared = shardable_bytes(model, setup)
@@ -53,10 +52,10 @@ def model_state(model: ModelSizes, setup: Setup) -> tuple[dict[str, float], dict
 
 
 def gathered_bytes(model: ModelSizes, setup: Setup) -> float:
-    """Whole weights that ZeRO-3 holds at once beside the shards.
+    """Return the bytes of the whole weights that ZeRO-3 holds at once beside the shards.
 
-    From the second step on DeepSpeed keeps a weight that will be needed again within `max_live` elements: at the
-    turn from forward to backward the last half of them. One rank gathers nothing.
+    From the second step on DeepSpeed keeps a weight that it needs again within `max_live` elements: between forward
+    and backward pass, the last half of them. One rank gathers nothing.
     """
     if setup.stage != 3 or setup.num_ranks == 1:
         return 0.0
@@ -67,7 +66,7 @@ def gathered_bytes(model: ModelSizes, setup: Setup) -> float:
 
 
 def bucket_bytes(model: ModelSizes, setup: Setup) -> float:
-    """Buffers in which gradients are reduced. On a GPU they are allocated whole, however small the adapter is."""
+    """Return the bytes of the gradient buckets. A GPU holds them whole, however small the adapter is."""
     if setup.stage == 0:
         return 0.0
     elements = min(setup.reduce_bucket, model.num_trainable) if setup.on_cpu else setup.reduce_bucket
@@ -75,7 +74,7 @@ def bucket_bytes(model: ModelSizes, setup: Setup) -> float:
 
 
 def rank_memory(model: ModelSizes, setup: Setup, batch: MicroBatch, accumulation: int = 1) -> RankMemory:
-    """The peak of a step from the second on: forward and backward pass, or the optimizer's update."""
+    """Return the peak of a step after the first: of its forward and backward pass, or of the optimizer's update."""
     c, trainable = setup.element, model.num_trainable
     share = setup.num_ranks if setup.stage >= 1 else 1
     device, host = model_state(model, setup)
@@ -87,7 +86,7 @@ def rank_memory(model: ModelSizes, setup: Setup, batch: MicroBatch, accumulation
     bucket = bucket_bytes(model, setup)
     during: dict[str, float] = step_bytes(model, setup, batch) | {
         "gradients": kept_gradients,
-        # Stages 1 and 2 allocate their buckets for each backward pass, untouched at its beginning; 3 keeps its one.
+        # Stages 1 and 2 allocate their buckets for each backward pass, untouched at its start; stage 3 keeps its one.
         "gradient buckets": 0.0 if setup.on_cpu and setup.stage < 3 else bucket,
     }
     # The fp32 gradient of this rank's part, and Adam's square root and quotient of it.

@@ -1,4 +1,4 @@
-"""Sizes of a model with its adapter, read off a copy without weights (on torch's "meta" device)."""
+"""The sizes of a model with its adapter, from a copy without weights (on torch's "meta" device)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-# Tensors that an activation function keeps, where it is not one.
+# Activation function -> the number of tensors that it keeps, unless it is one.
 _KEPT = {"gelu_new": 4, "gelu_fast": 4, "relu": 0}
-# Matrices that end a block: they never share the input of the one before, even where widths are equal.
+# Matrices that end a block: they never share the input of the matrix before, even if widths are equal.
 _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "dense_4h_to_h", "fc_out")
 
 
 def describe_model(model_config: base.ModelConfig, adapter: adapters.AdapterConfig) -> ModelSizes:
-    """Sizes of a base model with its adapter, from its configuration alone. Raises InputError."""
+    """Return the sizes of a base model with its adapter, from its configuration alone. Raises InputError."""
     import transformers
 
     base.quieten_libraries()
@@ -33,7 +33,7 @@ def describe_model(model_config: base.ModelConfig, adapter: adapters.AdapterConf
 def sizes_of(
     config: PretrainedConfig, adapter: adapters.AdapterConfig, *, trust_remote_code: bool = False
 ) -> ModelSizes:
-    """The same from a configuration at hand. Raises InputError for a model whose layers are no plain decoder layers."""
+    """Return the sizes of a configuration's model. Raises InputError unless its layers are plain decoder layers."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -42,7 +42,7 @@ def sizes_of(
         num_base = sum(parameter.numel() for parameter in model.parameters())
         head = model.get_output_embeddings()
         tied = head is not None and head.weight is model.get_input_embeddings().weight
-        # PiSSA decomposes weights, of which there are none here; its shapes are LoRA's.
+        # PiSSA would decompose weights, which the copy does not have; its shapes are LoRA's.
         shaped = replace(adapter, adapter="lora") if adapter.adapter == "pissa" else adapter
         model = adapters.attach(model, shaped, num_steps=1000)
     text = config.get_text_config()
@@ -56,11 +56,11 @@ def sizes_of(
     )
     layer = layers[0] if layers is not None else torch.nn.Identity()
     linears = layer_linears(layer)
-    held = sum(parameter.numel() for parameter in layer.parameters() if not parameter.requires_grad)
-    if not linears or sum(linear.weights for linear in linears) < 0.9 * held:
+    num_frozen = sum(parameter.numel() for parameter in layer.parameters() if not parameter.requires_grad)
+    if not linears or sum(linear.weights for linear in linears) < 0.9 * num_frozen:
         raise InputError(
-            f"--base-model: of type {config.model_type!r}, whose layers are not plain "
-            "decoder layers (a mixture of experts?): no plan for those"
+            f"--base-model: its type {config.model_type!r} does not have plain decoder layers (a mixture of experts?), "
+            "which a plan needs"
         )
     heads = text.num_attention_heads
     norms = {type(module).__name__ for module in model.modules()}
@@ -93,8 +93,8 @@ def sizes_of(
 
 
 def layer_linears(layer: nn.Module) -> tuple[Linear, ...]:
-    """The matrices of a decoder layer, adapted or not, in the order of their definition."""
-    found: list[Linear] = []
+    """List the matrices of a decoder layer, adapted or not, in the order of their definition."""
+    linears: list[Linear] = []
     parents: list[str] = []
     for name, module in layer.named_modules():
         adapted = hasattr(module, "base_layer")
@@ -104,7 +104,7 @@ def layer_linears(layer: nn.Module) -> tuple[Linear, ...]:
         rows, columns = matrix.weight.shape
         inputs, outputs = (rows, columns) if type(matrix).__name__ == "Conv1D" else (columns, rows)
         parent, own = name.rpartition(".")[::2]
-        shares = bool(found) and parents[-1] == parent and found[-1].inputs == inputs and own not in _OUTPUTS
-        found.append(Linear(inputs, outputs, adapted, shares))
+        shares = bool(linears) and parents[-1] == parent and linears[-1].inputs == inputs and own not in _OUTPUTS
+        linears.append(Linear(inputs, outputs, adapted, shares))
         parents.append(parent)
-    return tuple(found)
+    return tuple(linears)

@@ -1,6 +1,6 @@
-"""Seconds of an optimizer step from its terms: computing, gathering, reducing, saving, reading data.
+"""The seconds of an optimizer step, the sum of its terms: computing, gathering, reducing, saving, reading data.
 
-The terms are arithmetic; how fast a GPU or a link really is must be given, and is printed with every result.
+The terms are arithmetic; the speeds of a GPU and of a link are inputs, which every result prints.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from snake_dist.planning.shapes import MicroBatch, ModelSizes, Setup
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machines are assumed to do."""
+    """The assumed speeds of the machines."""
 
     flops: float
     """Peak of one rank in FLOP/s, dense, in the compute dtype."""
     efficiency: float
-    """Share of it that a training step reaches, 0 to 1."""
+    """Share of the peak that a training step reaches, 0 to 1."""
     links: Links
     tokens_per_s: float | None = None
     """Measured rate of one rank, computing only; takes the place of `flops` and `efficiency`."""
     disk_bytes_per_s: float = 1e9
-    """Of the shared file system that rank 0 saves to."""
+    """Bandwidth of the shared file system that rank 0 saves to."""
     data_s: float = 0.002
-    """To collate a micro-batch from the memory map, before the step can start."""
+    """Seconds to collate a micro-batch from the memory map, before the step can start."""
 
 
 def micro_batch_flops(model: ModelSizes, setup: Setup, batch: MicroBatch) -> float:
-    """Multiplications and additions of one forward and backward pass.
+    """Count the multiplications and additions of one forward and backward pass.
 
     A frozen matrix costs 2 a weight and token forward and 2 for its input's gradient; its own gradient (2 more, in full
     fine-tuning) is never computed. Adapters cost 6. Recomputing (gradient checkpointing) adds the forward pass of
@@ -51,21 +51,21 @@ class StepTime:
 
     compute: float
     gathers: float
-    """ZeRO-3's; hidden behind computing as far as they fit."""
+    """Gathers of ZeRO-3, which overlap with computing."""
     reduction: float
-    """Gradients and updated adapter: after the last backward pass, nothing to hide behind."""
+    """Messages of gradients and updated adapter, after the last backward pass: they overlap with nothing."""
     checkpoint: float
     """Share of a save that falls on each step."""
     data: float
 
     @property
     def total(self) -> float:
-        """With gathers overlapped by computing: the longer of both counts."""
+        """Seconds if gathers overlap with computing: of these two, the longer counts."""
         return max(self.compute, self.gathers) + self.reduction + self.checkpoint + self.data
 
     @property
     def not_overlapped(self) -> float:
-        """The same if nothing overlaps."""
+        """Seconds if nothing overlaps."""
         return self.total + min(self.compute, self.gathers)
 
 
@@ -78,7 +78,7 @@ def step_time(
     *,
     save_every: int = 0,
 ) -> StepTime:
-    """Terms of one step of `accumulation` micro-batches on `setup.num_ranks` ranks."""
+    """Return the terms of one step of `accumulation` micro-batches on `setup.num_ranks` ranks."""
     gathers = reduction = 0.0
     for collective in step_collectives(model, setup, accumulation):
         took = seconds(collective, setup.num_ranks, speed.links)
@@ -102,5 +102,5 @@ def step_time(
 
 
 def run_length(num_examples: int, epochs: float, global_batch_size: int) -> int:
-    """Optimizer steps of a run."""
+    """Return the number of optimizer steps of a run."""
     return math.ceil(num_examples * epochs / global_batch_size)

@@ -1,4 +1,4 @@
-"""What launcher/plan.py prints."""
+"""A plan as text, which launcher/plan.py prints."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from dataclasses import replace
 
 from snake_dist.planning.choice import GIB, largest_micro_batch
 from snake_dist.planning.communication import seconds, step_collectives
+from snake_dist.planning.config import PlanConfig
 from snake_dist.planning.memory import RankMemory, rank_memory
-from snake_dist.planning.plan import PlanConfig, Planned
+from snake_dist.planning.plan import Planned
 from snake_dist.planning.shapes import Setup, base_bytes
 from snake_dist.planning.step_time import micro_batch_flops, run_length, step_time
 
 
 def render_plan(planned: Planned, config: PlanConfig) -> str:
-    """The whole plan as text."""
+    """Render the whole plan."""
     return "\n\n".join(
         [render_model(planned), render_memory(planned), render_choice(planned), render_step(planned, config)]
     )
@@ -22,27 +23,27 @@ def render_plan(planned: Planned, config: PlanConfig) -> str:
 def render_model(planned: Planned) -> str:
     model, setup = planned.model, planned.choice.setup
     share = model.num_trainable / (model.num_base + model.num_trainable)
-    held = "NF4 with double quantization, the rest in " if setup.nf4 else ""
+    quantized = "NF4 with double quantization, the rest in " if setup.nf4 else ""
     return (
         f"parameters   {model.num_base:,} in the base, {model.num_trainable:,} trainable ({share:.2%})\n"
-        f"base         {base_bytes(model, setup) / GIB:.3f} GiB in {held}{setup.dtype}\n"
+        f"base         {base_bytes(model, setup) / GIB:.3f} GiB in {quantized}{setup.dtype}\n"
         f"micro-batch  {planned.batch.num_examples} examples of at most {planned.batch.tokens_per_example} tokens, "
         f"{planned.batch.trained_share:.0%} trained; {planned.accumulation} a rank and step, {setup.num_ranks} rank(s)"
     )
 
 
 def render_memory(planned: Planned) -> str:
-    """Bytes per rank, a column per setup, and the largest micro-batch of each."""
+    """Render the bytes per rank, a column per setup, and the largest micro-batch of each."""
     model, batch = planned.model, planned.batch
     setups = dict(planned.setups)
     if planned.choice.setup not in setups.values():
         setups["recommended"] = planned.choice.setup
     checkpointed = {name: replace(setup, gradient_checkpointing=True) for name, setup in setups.items()}
     memories = {name: rank_memory(model, setup, batch, planned.accumulation) for name, setup in setups.items()}
-    held = {name: memory.device for name, memory in memories.items()}
+    devices = [memory.device for memory in memories.values()]
     rows = [("GiB a rank", [*memories])]
-    for part in next(iter(held.values())):
-        rows.append((part, [f"{device[part] / GIB:.3f}" for device in held.values()]))
+    for part in devices[0]:
+        rows.append((part, [f"{device[part] / GIB:.3f}" for device in devices]))
     rows.append(("total", [f"{memory.total / GIB:.3f}" for memory in memories.values()]))
     fits = ["yes" if memory.total <= planned.memory else "no" for memory in memories.values()]
     rows.append((f"fits {planned.memory / GIB:.2f}", fits))
@@ -54,15 +55,16 @@ def render_memory(planned: Planned) -> str:
 
 
 def _largest(planned: Planned, setups: dict[str, Setup]) -> list[str]:
-    found = [
+    """Count the examples of the largest micro-batch that fits, for each setup; "-" if not even one does."""
+    counts = [
         largest_micro_batch(planned.model, setup, planned.batch, planned.memory, planned.accumulation)
         for setup in setups.values()
     ]
-    return [str(number) if number else "-" for number in found]
+    return [str(count) if count else "-" for count in counts]
 
 
 def _host(memory: RankMemory) -> float:
-    """Offloaded state, or the base while it is loaded, whichever is more."""
+    """Return the bytes of the offloaded state, or of the base while it is loaded, whichever are more."""
     loading = memory.host["base while loading"]
     return max(loading, sum(memory.host.values()) - loading)
 
@@ -85,7 +87,7 @@ def render_choice(planned: Planned) -> str:
 
 
 def render_step(planned: Planned, config: PlanConfig) -> str:
-    """Messages and seconds of a step of the recommended setup; steps, tokens and hours of the run."""
+    """Render the messages and seconds of a step of the recommended setup, and steps, tokens and hours of the run."""
     model, setup, batch, ranks = planned.model, planned.choice.setup, planned.mean_batch, planned.choice.setup.num_ranks
     lines = ["a step sends, per rank (messages in GiB, ms on these links):"]
     collectives = step_collectives(model, setup, planned.accumulation)
