@@ -1,7 +1,7 @@
 """Checkpoints of a run on disk: commit, verify, choose, prune.
 
-`RUN/checkpoints/step-00000040/` holds state.safetensors (see `training_state`), state.json and manifest.json.
-A directory of that name is complete, or was damaged later: it is renamed into place when everything is synced.
+`RUN/checkpoints/step-00000040/` holds state.safetensors (see `zero/state.py`), state.json and manifest.json.
+A directory of that name is complete, or was damaged later: it receives its name when everything is synced.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Checkpoints, and going on from them."""
+    """When the run saves checkpoints, and whether it resumes from one."""
 
     resume: str = "never"
-    """auto: go on in --output-dir if it holds checkpoints, else start; never: start; PATH: start a new directory
-    from the state in that checkpoint, or in the newest of that run's directory."""
+    """auto: resume the run in --output-dir, if it holds one; never: start a new run; PATH: start a new directory from
+    that checkpoint, or from the newest one of that run's directory."""
     save_every: int = 50
-    """Steps between checkpoints; 0: only when the run ends or is stopped."""
+    """Save every this many steps; 0: only when training ends or is stopped."""
     keep_checkpoints: int = 3
-    """Newest checkpoints that are kept; the best one is kept besides."""
+    """Keep this many of the newest checkpoints, and the best one."""
     best_by: Literal["loss", "play"] = "loss"
     """The best checkpoint has the lowest held-out loss, or the most apples per game in the games of --eval-every."""
     rank_timeout_s: float = 600.0
-    """Seconds without progress of any rank in training after which the run ends and names the stuck rank."""
+    """End the run, and name the stuck rank, after this many seconds of training without progress of any rank."""
 
 
 def check_checkpoint_config(config: CheckpointConfig) -> None:
@@ -50,11 +50,11 @@ def check_checkpoint_config(config: CheckpointConfig) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was verified."""
+    """A verified checkpoint."""
 
     path: Path
     numbers: dict[str, Any]
-    """What state.json holds."""
+    """The content of state.json."""
 
     @property
     def step(self) -> int:
@@ -70,9 +70,9 @@ def checkpoint_path(run_dir: Path | str, step: int) -> Path:
 
 
 def committed(run_dir: Path) -> list[Path]:
-    """Directories of committed checkpoints, newest first."""
-    found = [path for path in checkpoints_dir(run_dir).glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step_of, reverse=True)
+    """Return the directories of committed checkpoints, newest first."""
+    paths = [path for path in checkpoints_dir(run_dir).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=_step_of, reverse=True)
 
 
 def _step_of(path: Path) -> int:
@@ -80,13 +80,13 @@ def _step_of(path: Path) -> int:
 
 
 def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> Path:
-    """Write a checkpoint, durable when this returns. Raises OSError naming the path; then nothing is left of it."""
+    """Write a checkpoint, durable when this returns. Raises OSError naming the path, and then leaves nothing of it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = checkpoint_path(run_dir, step)
 
-    if path.exists():  # a damaged one, that the run was not resumed from
+    if path.exists():  # a damaged one, which the run did not resume from
         _remove(path)
     try:
         with new_directory(path, durable=True) as directory:
@@ -98,7 +98,7 @@ def commit(run_dir: Path, step: int, tensors: dict[str, torch.Tensor], numbers: 
 
 
 def verify(path: Path) -> Checkpoint:
-    """Raises InputError with the reason unless every file of the checkpoint is what was written."""
+    """Return the checkpoint in `path`. Raises InputError unless every file is as it was written."""
     check_intact(path, str(path))
     try:
         named = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -116,26 +116,26 @@ def verify(path: Path) -> Checkpoint:
 
 
 def choose(run_dir: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest intact checkpoint; None if none was ever committed. `warn` is told of every one passed over.
+    """Return the newest intact checkpoint; None if none was ever committed. `warn(text)` names each damaged one.
 
-    Raises NoGoodCheckpointError if there are some and all are damaged.
+    Raises NoGoodCheckpointError if there are checkpoints and all are damaged.
     """
     paths = committed(run_dir)
     for path in paths:
         try:
             return verify(path)
         except InputError as problem:
-            warn(f"checkpoint passed over: {problem}")
+            warn(f"skipped a checkpoint: {problem}")
     if paths:
         raise NoGoodCheckpointError(
-            f"{checkpoints_dir(run_dir)}: not one of {len(paths)} checkpoints is intact: nothing to go on from; "
+            f"{checkpoints_dir(run_dir)}: none of the {len(paths)} checkpoints is intact: the run cannot resume; "
             "name another --output-dir to start anew"
         )
     return None
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint. Raises InputError if the file is none of tensors."""
+    """Return the tensors of a checkpoint. Raises InputError if they cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -146,7 +146,7 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def prune(run_dir: Path, keep: int, best_by: str) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one, `best_by` "loss" or "play".
+    """Remove all but the newest `keep` checkpoints and the best one, by "loss" or "play".
 
     Call it after the newest was verified.
     """
@@ -158,28 +158,28 @@ def prune(run_dir: Path, keep: int, best_by: str) -> None:
 
 
 def clean_leftovers(run_dir: Path) -> None:
-    """Remove what an interrupted commit or removal left."""
+    """Remove the remains of an interrupted commit or removal."""
     for path in checkpoints_dir(run_dir).glob(".step-*"):
         shutil.rmtree(path)
 
 
 def _remove(path: Path) -> None:
-    """Out of sight in one rename, so that no half-removed directory looks like a checkpoint."""
+    """Hide the directory in one rename, then remove it: no half-removed directory looks like a checkpoint."""
     hidden = path.with_name(f".{path.name}-removed-{os.getpid()}")
     path.rename(hidden)
     shutil.rmtree(hidden)
 
 
 def best_checkpoint(run_dir: Path, best_by: str) -> Path | None:
-    """The checkpoint with the lowest held-out loss, or, `best_by` "play", with the most apples per game; of those
-    that played alike the one with the lower loss, and the earlier one. None if none was evaluated in that way."""
+    """Return the checkpoint with the lowest held-out loss, or, `best_by` "play", with the most apples per game, and of
+    equal ones the one with the lower loss, then the earlier one. None if none was evaluated in that way."""
     scores = {path: _badness(path, best_by) for path in committed(run_dir)}
     scored = {path: (*score, _step_of(path)) for path, score in scores.items() if score is not None}
     return min(scored, key=lambda path: scored[path], default=None)
 
 
 def _badness(path: Path, best_by: str) -> tuple[float, ...] | None:
-    """What is lowest for the best checkpoint; None for one that was not evaluated."""
+    """Return a key that is lowest for the best checkpoint; None for one that was not evaluated."""
     try:
         numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
         loss, apples = numbers["held_out_loss"], numbers.get("play_apples")

@@ -1,4 +1,4 @@
-"""Commits checkpoints in a thread of its own: training goes on while files are written and synced."""
+"""The thread that commits checkpoints: training continues while it writes and syncs files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class CheckpointWriter:
-    """One commit at a time, each followed by its verification and the pruning of old ones."""
+    """Commits one checkpoint at a time, verifies it and prunes old ones."""
 
     def __init__(self, run_dir: Path, keep: int, best_by: str, on_commit: Callable[[int], None]) -> None:
-        """`keep` and `best_by`: see `checkpoints.prune`. `on_commit(step)` is called in the writer's thread when the
+        """`keep` and `best_by`: see `checkpoints.prune`. The writer's thread calls `on_commit(step)` when the
         checkpoint is durable and verified."""
         self._run_dir, self._keep, self._best_by, self._on_commit = run_dir, keep, best_by, on_commit
         self._thread: threading.Thread | None = None
@@ -29,7 +29,7 @@ class CheckpointWriter:
         return self._error is not None
 
     def start(self, step: int, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
-        """Commit in the background; nobody may change `tensors` any more. Call `wait` before."""
+        """Commit in the background; nobody may change `tensors` any more. Call `wait` first."""
         self._thread = threading.Thread(target=self._commit, args=(step, tensors, numbers), name="checkpoint")
         self._thread.start()
 
@@ -48,5 +48,5 @@ class CheckpointWriter:
             verify(commit(self._run_dir, step, tensors, numbers))
             self._on_commit(step)
             prune(self._run_dir, self._keep, self._best_by)
-        except Exception as problem:  # a thread has nobody to raise to: `wait` raises it
+        except Exception as problem:  # `wait` raises it in the main thread
             self._error = problem

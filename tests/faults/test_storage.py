@@ -100,7 +100,7 @@ def test_06_a_damaged_checkpoint_is_passed_over(tmp_path, kind):
     assert len(said) == 1
     assert "step-00000004" in said[0]
     damage(tmp_path / "checkpoints/step-00000002", kind)
-    with pytest.raises(NoGoodCheckpointError, match="not one of 2 checkpoints is intact"):
+    with pytest.raises(NoGoodCheckpointError, match="none of the 2 checkpoints is intact"):
         checkpoints.choose(tmp_path, said.append)
 
 
@@ -109,7 +109,7 @@ def test_06_all_ranks_fall_back_together_and_never_to_zero(tmp_path, interrupted
     damage(run / "checkpoints/step-00000005", "bit-flipped")
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs0")
     assert done.codes == [0, 0], done.printed()
-    assert done.printed().count("warning: checkpoint passed over") == 1
+    assert done.printed().count("warning: skipped a checkpoint") == 1
     check_equal(run, oracle / "run")
 
     run = shutil.copytree(interrupted / "stopped", tmp_path / "hopeless")
@@ -118,7 +118,7 @@ def test_06_all_ranks_fall_back_together_and_never_to_zero(tmp_path, interrupted
     done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs1")
     assert done.codes == [3, 3]
     [error] = errors_of(done.printed())
-    assert "not one of 3 checkpoints is intact" in error
+    assert "none of the 3 checkpoints is intact" in error
     assert not (run / "lora_adapters").exists()
 
 
