@@ -143,12 +143,12 @@ def leave_run_dir(run_dir: Path, lock: RunDirLock, reason: str) -> None:
     lock.release()
 
 
-def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
+def copy_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
     """Copy the log's lines up to and including `step` to `target`, which may be `source`, and return them.
 
     A torn last line is dropped.
     """
-    kept = []
+    entries = []
     if source.is_file():
         for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -156,9 +156,9 @@ def keep_metrics(source: Path, target: Path, step: int) -> list[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry["step"] <= step:
-                kept.append(entry)
-    write_text_atomically(target, "".join(json.dumps(entry) + "\n" for entry in kept))
-    return kept
+                entries.append(entry)
+    write_text_atomically(target, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return entries
 
 
 def remove_results(run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""The games at the end of a run, and their report."""
+"""The games of a run: in training, and at the end with their report."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def _judged_games(run: Run) -> Games:
 
 
 def write_run_report(run: Run, play: Results) -> Path:
-    """Write the report beside summary.json; returns its page."""
+    """Write the report beside summary.json; return its page."""
     write_report(run.output_dir / REPORT_DIR, play, _judged_games(run).settings())
     return write_page(run.output_dir / REPORT_DIR, {"run": run.output_dir})
 
 
 def plays_at(config: RunConfig, step: int, num_steps: int) -> bool:
-    """Whether the evaluation after `step` steps plays: the first one since the last multiple of --play-every. After the
-    last step only if no end games say it better, or the checkpoint is to be judged by play."""
+    """Return whether the evaluation after `step` steps plays: the first one since the last multiple of --play-every.
+    After the last step it plays only where no games follow, or where play decides which checkpoint is the best."""
     every, since = config.play.play_every, config.training.eval_every
     if step == num_steps:
         return config.play.play_games == 0 or config.checkpoint.best_by == "play"
@@ -58,8 +58,11 @@ def plays_at(config: RunConfig, step: int, num_steps: int) -> bool:
 
 
 def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int], Metrics]:
-    """What plays --eval-games with the model in `engine` as it is, on all ranks together, if it is time to (it is told
-    the steps done): `eval/play/...` of docs/metrics.md, or nothing. Training goes on as if it had not been called."""
+    """Return a function of the steps done that plays --eval-games on all ranks, with the model in `engine` as it is.
+
+    It returns `eval/play/...` of docs/metrics.md, or {} where this evaluation does not play. Training continues as if
+    it had not been called.
+    """
     config, board, world = run.config.play, run.board, run.world
     if not config.eval_games or board.style is None:
         return lambda _step: {}
@@ -94,7 +97,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
 
 
 def judge_run(run: Run, adapter_dir: Path, session: Session) -> Results:
-    """Load the adapter afresh and play it beside its base and heuristics; all ranks play, and get the same results.
+    """Load the adapter afresh and play it beside its base and heuristics; all ranks play, and return the same results.
 
     Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.checkpoints import read_tensors
-from snake_dist.checkpoint.run_dir import keep_metrics
+from snake_dist.checkpoint.run_dir import copy_metrics
 from snake_dist.cluster.world import agree
 from snake_dist.files import METRICS
 from snake_dist.model.base import device_for
@@ -29,10 +29,10 @@ def logged_history(run: Run) -> list[Metrics]:
         source = run.output_dir
         if run.checkpoint is not None and not run.checkpoint.path.is_relative_to(run.output_dir):
             source = run.checkpoint.path.parent.parent
-        return keep_metrics(source / METRICS, run.output_dir / METRICS, run.first_step if run.checkpoint else -1)
+        return copy_metrics(source / METRICS, run.output_dir / METRICS, run.first_step if run.checkpoint else -1)
 
-    kept = agree(run.world, cut)
-    return [{name: value for name, value in entry.items() if name != "step"} for entry in kept]
+    entries = agree(run.world, cut)
+    return [{name: value for name, value in entry.items() if name != "step"} for entry in entries]
 
 
 def start_training(run: Run, model: PeftModel) -> tuple[Any, RankAllocation | None]:
