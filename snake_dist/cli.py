@@ -1,4 +1,4 @@
-"""Command lines: flags -> a dataclass, and the frame that every launcher runs in."""
+"""Command lines: flags parsed into a dataclass, and the frame in which every launcher runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from snake_dist.errors import InputError, RankError
 
 Config = TypeVar("Config")
 WAIT_TO_BE_STOPPED_S = 20.0
-"""How long a rank whose fault another rank reports leaves the word to that one."""
+"""How long a rank waits for another one to print their common error."""
 
 
 def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
-    """An instance of a (nested) dataclass from flat flags; help texts are the fields' docstrings.
+    """Return an instance of a (nested) dataclass from flat flags; the fields' docstrings are the help.
 
-    Raises InputError with tyro's own message folded into one line.
+    Raises InputError with tyro's own message in one line.
     """
     import tyro
 
-    # The deepspeed launcher puts --local_rank=N before the user's flags; the environment says the same.
+    # The deepspeed launcher puts --local_rank=N before the user's flags; LOCAL_RANK in the environment is the same.
     argv = [flag for flag in argv if not flag.startswith("--local_rank=")]
     printed = io.StringIO()
     try:
@@ -44,21 +44,23 @@ def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
 
 
 def run_launcher(main: Any) -> None:
-    """Run a launcher's `main(argv)`. An InputError becomes one line and its exit code: rank 0 says it, and a RankError
-    the rank that has met it."""
+    """Run a launcher's `main(argv)`; exit with an InputError's code after rank 0 printed it as one line.
+
+    A RankError is printed by the rank that raised it.
+    """
     from snake_dist.cluster.world import world_from_environment
 
     try:
         main(sys.argv[1:])
     except InputError as problem:
-        speaks_first = True
+        prints_first = True
         with contextlib.suppress(InputError):
-            speaks_first = world_from_environment().is_main
+            prints_first = world_from_environment().is_main
         if isinstance(problem, RankError):
-            speaks_first = bool(str(problem))
-        if not speaks_first:
-            # Trap: torchrun and deepspeed stop every rank as soon as one has failed, so a rank that left at once could
-            # silence the one that has the word. This one waits to be stopped, and speaks itself if nobody stops it.
+            prints_first = bool(str(problem))
+        if not prints_first:
+            # Trap: torchrun and deepspeed stop every rank as soon as one has failed, so a rank that exits at once could
+            # stop the one that prints the error. This one waits to be stopped, and prints it if nobody stops it.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(WAIT_TO_BE_STOPPED_S)
         if str(problem):

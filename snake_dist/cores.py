@@ -1,4 +1,4 @@
-"""The cores that this process may use."""
+"""The number of cores that this process may use."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on: a cluster or a container may allow fewer than the machine has."""
+    """Return the number of cores that this process may use: a cluster or container may allow fewer than all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

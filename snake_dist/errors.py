@@ -6,19 +6,19 @@ import math
 
 
 class InputError(Exception):
-    """Bad input. The message is one line: the value, where it stands (flag, key or file:line), what is allowed."""
+    """Bad input. The message is one line: the place (flag, key or file:line), the value, what is allowed."""
 
     exit_code = 2
 
 
 class NoGoodCheckpointError(InputError):
-    """There are checkpoints, and not one of them is intact: the run must not silently start from zero."""
+    """All checkpoints of a run are damaged: the run must not silently start from zero."""
 
     exit_code = 3
 
 
 class RankError(InputError):
-    """What one rank met alone. It is printed by the rank that raises it; an empty message: another rank says it."""
+    """A problem of one rank alone, which prints it; with an empty message, another rank prints it."""
 
     exit_code = 1
 

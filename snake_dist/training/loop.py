@@ -1,4 +1,4 @@
-"""The training loop: one for every number of ranks, every ZeRO stage, every dtype."""
+"""The training loop, the same for every number of ranks, ZeRO stage and dtype."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 Collate = Callable[[Sequence[Example]], Batch]
 
 MAX_SKIPPED = 5
-"""Steps in a row that may be skipped because a gradient was not finite."""
+"""The run fails after this many steps in a row with a gradient that is not finite."""
 MAX_SKIPPED_FP16 = 50
-"""In fp16, where the loss scaler finds its scale by skipping."""
+"""The same in fp16, where the loss scaler finds its scale by skipping steps."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long, how fast, in what portions."""
+    """Length, batch sizes, optimizer and evaluations of the training."""
 
     epochs: float = 1.0
-    """Passes over the training examples; a fraction is allowed."""
+    """Number of passes over the training examples; may be a fraction."""
     max_steps: int | None = None
-    """Stop after so many optimizer steps instead of after `epochs`."""
+    """Stop after this many optimizer steps instead of after --epochs."""
     max_tokens: int | None = None
-    """Stop before more than so many tokens were seen, prompts and completions over all ranks, instead of after
-    `epochs`; the last step may have fewer examples."""
+    """Train on at most this many tokens, prompts and completions over all ranks, instead of --epochs; the last step may
+    have fewer examples."""
     global_batch_size: int = 8
-    """Examples per optimizer step, over all ranks; stays the same whatever their number."""
+    """Examples per optimizer step over all ranks, whatever their number."""
     micro_batch_size: int = 4
     """Examples per forward pass and rank."""
     learning_rate: float = 1e-3
     """Peak learning rate. 1e-3 suits models of about 0.1B parameters; try 2e-4 for 7B and more."""
     warmup_share: float = 0.05
-    """Share of the steps over which the learning rate rises."""
+    """The learning rate rises over this share of the steps."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this global 2-norm; 0: never."""
+    """Clip gradients to this global 2-norm; 0: do not clip."""
     seed: int = 0
-    """Decides order, dropout, adapter initialization and generated data."""
+    """Seed of the order of examples, dropout, the adapter's initialization and generated data."""
     log_every: int = 1
-    """Steps between logged metrics; each waits for the device."""
+    """Log metrics every this many steps; logging waits for the device."""
     eval_every: int = 50
-    """Steps between evaluations on held-out examples; 0: only at the end."""
+    """Evaluate on the held-out examples every this many steps; 0: only at the end."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Share:
     accumulation: int
 
     def micro_batches(self, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Ids of this rank's micro-batches of one step; see `data.batching.micro_batches`."""
+        """Return the ids of this rank's micro-batches of one step; see `data.batching.micro_batches`."""
         return micro_batches(
             ids,
             lengths[ids],
@@ -154,8 +154,8 @@ def run_steps(
         num_skipped = num_skipped + 1 if skipped else 0
         if num_skipped == most_skipped:
             raise InputError(
-                f"step {step + 1}: loss or gradient were not finite {num_skipped} times in a row; "
-                f"these steps were skipped. Try a lower --learning-rate than {config.learning_rate:g}"
+                f"step {step + 1}: loss or gradient was not finite in {num_skipped} steps in a row, all skipped: "
+                f"lower --learning-rate {config.learning_rate:g}"
             )
         if is_logged:
             measured = step_metrics(engine, dataset, ids, local) | ({"train/skipped": 1.0} if skipped else {})
@@ -211,7 +211,7 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
 
 @contextmanager
 def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
-    """Turn running out of memory into a RankError that says on what."""
+    """Raise a RankError that names the rank and the batch where the block runs out of memory."""
     import torch
 
     try:
@@ -229,9 +229,9 @@ def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
 
 
 def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor) -> Metrics:
-    """Loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each.
+    """Return loss, gradient norm, padding and memory of a step over all ranks; the same numbers on each.
 
-    Without loss or gradient norm where they are not finite.
+    A loss or gradient norm that is not finite is left out.
     """
     import torch
 
@@ -254,7 +254,7 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
 
 @dataclass
 class _Window:
-    """Work done since the last logged step; evaluations do not count."""
+    """Tokens and seconds since the last logged step; evaluations do not count."""
 
     num_tokens: int = 0
     num_loss_tokens: int = 0

@@ -1,4 +1,4 @@
-"""Completion loss: a sum in fp32 over trained tokens only, with logits computed only where a label is trained."""
+"""The loss of completions: a sum in fp32 over trained tokens, with logits only where a label is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(logits [K, V], labels [K], example index [K]) of the K trained positions; never the whole [B, T, V]."""
+    """Return (logits [K, V], labels [K], example index [K]) of the K trained positions; never the whole [B, T, V]."""
     import torch
 
     trained_BT = batch.labels_BT != IGNORED
@@ -29,7 +29,7 @@ def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
 
 
 def loss_sum(logits_KV: torch.Tensor, labels_K: torch.Tensor) -> torch.Tensor:
-    """Sum (not mean) of the cross-entropy over K tokens, in fp32: divide once, by what the whole world saw.
+    """Return the sum (not mean) of the cross-entropy over K tokens in fp32: divide once, by the tokens of all ranks.
 
     Overwrites `logits_KV` with its own gradient if it needs one.
     """

@@ -1,8 +1,8 @@
-"""AdaLoRA's rank allocation (Zhang et al., 2023) for every ZeRO stage: same numbers as PEFT's own.
+"""AdaLoRA's rank allocation (Zhang et al., 2023) for every ZeRO stage, with the same numbers as PEFT's own.
 
-PEFT's `update_and_allocate` reads `p.grad` and edits `p`. Under ZeRO the gradient is gone or in shards by then,
-and an edited weight comes back from the optimizer's fp32 master. Here importance is taken from whole gradients
-before the optimizer's step, and masked singular values are written to master and working copy after it.
+PEFT's `update_and_allocate` reads `p.grad` and edits `p`. Under ZeRO the gradient is freed or sharded by then, and the
+optimizer's fp32 master overwrites an edited weight. Here importance is computed from whole gradients before the
+optimizer's step, and masked singular values are written to master and working copy after it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def rank_allocation(engine: Any, model: PeftModel) -> RankAllocation | None:
-    """The allocation of an AdaLoRA model that `engine` trains; None for every other adapter."""
+    """Return the allocation of an AdaLoRA model that `engine` trains; None for every other adapter."""
     config = model.peft_config["default"]
     return RankAllocation(engine, model, config) if hasattr(config, "target_r") else None
 
 
 class RankAllocation:
-    """Importance of every singular value so far, and which of them are masked.
+    """The importance of every singular value so far, and which of them are masked.
 
-    Call `before_step` after the backward pass of a step's last micro-batch and `after_step` behind
-    `engine.step()`. All ranks call together and hold the same numbers.
+    Call `before_step` after the backward pass of a step's last micro-batch and `after_step` after `engine.step()`.
+    All ranks call together and hold the same numbers.
     """
 
     def __init__(self, engine: Any, model: PeftModel, config: AdaLoraConfig) -> None:
@@ -41,7 +41,7 @@ class RankAllocation:
         self.uncertainty: dict[str, torch.Tensor] = {}
         """Parameter -> moving average of how far the sensitivity is from that average."""
         self.masks: dict[str, torch.Tensor] = {}
-        """lora_E parameter -> bool [r, 1], True where the singular value lives; empty before the first decision."""
+        """lora_E parameter -> bool [r, 1], False where the singular value is masked; {} before the first decision."""
         self._gradients: dict[str, torch.Tensor] = {}
         self._distances: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
@@ -49,7 +49,7 @@ class RankAllocation:
                 parameter.register_hook(self._orthogonality_hook(name, parameter))
 
     def _orthogonality_hook(self, name: str, parameter: torch.nn.Parameter) -> Any:
-        """Adds the gradient of PEFT's regularization, its weight x the mean over matrices of ||P P^T - I||.
+        """Return a hook that adds the gradient of PEFT's regularization: weight x mean over matrices of ||P P^T - I||.
 
         For C = P P^T - I (P^T P - I for B) that of the Frobenius norm ||C|| is 2 C P / ||C||. Each micro-batch
         adds its share, as if the term stood in the loss.
@@ -63,7 +63,7 @@ class RankAllocation:
             rows = parameter.detach().float()
             rows = rows if is_a else rows.T
             if rows.numel() == 0:
-                raise RuntimeError(f"{name} is in shards during the backward pass")
+                raise RuntimeError(f"{name} is sharded during the backward pass")
             excess = rows @ rows.T - torch.eye(rows.shape[0], device=rows.device)
             distance = torch.linalg.matrix_norm(excess)
             self._distances[name] = distance
@@ -76,16 +76,16 @@ class RankAllocation:
 
     @property
     def orthogonality(self) -> float:
-        """Mean ||P P^T - I|| over all A and B at the last backward pass; PEFT adds its 0.5-fold to the loss."""
+        """Mean ||P P^T - I|| over all A and B at the last backward pass; PEFT adds half of it to the loss."""
         return sum(float(distance) for distance in self._distances.values()) / len(self._distances)
 
     def before_step(self, step: int) -> None:
-        """Keep the gradients of step `step` (from 1), while they are there."""
+        """Copy the gradients of step `step` (from 1) before the engine frees them."""
         if step < self.config.total_step - self.config.tfinal:
             self._gradients = {name: whole_gradient(self.engine, p) for name, p in self.parameters.items()}
 
     def after_step(self, step: int) -> None:
-        """PEFT's `update_and_allocate(step)`: update importances, decide, mask."""
+        """Do what PEFT's `update_and_allocate(step)` does: update importances, decide, mask."""
         if self._gradients and not was_skipped(self.engine):
             self._update_importance()
         self._gradients = {}
@@ -101,7 +101,7 @@ class RankAllocation:
             self.smoothed, self.uncertainty = {}, {}
 
     def budget(self, step: int) -> tuple[int, bool]:
-        """(ranks that may live after step `step`, whether that is enforced now): equation 11 of the paper."""
+        """Return (ranks left after step `step`, whether this step masks down to them): equation 11 of the paper."""
         config, initial = self.config, self.config.init_r * len(self.modules)
         target = config.target_r * len(self.modules)
         if step <= config.tinit:
@@ -111,7 +111,7 @@ class RankAllocation:
 
     @property
     def mean_rank(self) -> float:
-        """Singular values that live, per module."""
+        """Mean number of singular values per module that are not masked."""
         if not self.masks:
             return float(self.config.init_r)
         return sum(int(mask.sum()) for mask in self.masks.values()) / len(self.masks)
@@ -121,7 +121,7 @@ class RankAllocation:
         return {"train/mean_rank": self.mean_rank, "train/orthogonality": self.orthogonality}
 
     def _update_importance(self) -> None:
-        """Equations 8 to 10 of the paper, with the gradient as it was clipped and the weight as it was stepped."""
+        """Apply equations 8 to 10 of the paper, with the clipped gradient and the weight after the step."""
         import torch
 
         limit, norm = self.engine.gradient_clipping(), gradient_norm(self.engine)
@@ -135,7 +135,7 @@ class RankAllocation:
             self.uncertainty[name] = beta2 * self.uncertainty.get(name, zero) + (1 - beta2) * distance
 
     def _decide(self, budget: int) -> dict[str, torch.Tensor]:
-        """Masks that leave the `budget` singular values with the highest scores."""
+        """Return masks that leave the `budget` singular values with the highest scores."""
         import torch
 
         scores = {}
@@ -152,13 +152,13 @@ class RankAllocation:
             set_parameter(self.engine, parameter, whole_parameter(self.engine, parameter) * mask)
 
     def _note_pattern(self) -> None:
-        """Tell PEFT, which cuts the saved matrices down to what lives."""
+        """Set PEFT's rank pattern, by which it saves only rows and columns that are not masked."""
         self.config.rank_pattern = {
             name.replace(".default", ""): mask.flatten().tolist() for name, mask in self.masks.items()
         }
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that must outlive the process: fp32 tensors, the same on every rank and for every world size."""
+        """Return the state that a checkpoint needs: fp32 tensors, the same on every rank and for every world size."""
         kinds = {"smoothed": self.smoothed, "uncertainty": self.uncertainty, "mask": self.masks}
         return {
             f"adalora.{kind}.{name}": tensor.float().cpu()
@@ -167,7 +167,7 @@ class RankAllocation:
         }
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned; the parameters themselves are the caller's to restore."""
+        """Restore what `state` returned; the caller restores the parameters themselves."""
         device = self.engine.device
         kinds: dict[str, dict[str, torch.Tensor]] = {"smoothed": {}, "uncertainty": {}, "mask": {}}
         for key, tensor in state.items():

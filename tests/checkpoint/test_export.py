@@ -37,12 +37,12 @@ def test_the_merged_model_answers_as_the_adapter(tmp_path: Path, llama_dir: Path
 
 def test_what_cannot_be_merged_is_named(tmp_path: Path, llama_dir: Path) -> None:
     adapter = tiny_adapter(tmp_path / "adapter", llama_dir)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists: name a new directory"):
         export(Export(adapter, tmp_path))
     with pytest.raises(InputError, match="--merge /proc/merged: cannot be written"):
         export(Export(adapter, Path("/proc/merged")))
     other = tiny_adapter(tmp_path / "other", llama_dir, base_model_revision="sha256:1")
-    with pytest.raises(InputError, match=r"was trained on .* as sha256:1: it is sha256:"):
+    with pytest.raises(InputError, match=r"was trained on revision sha256:1 of .*, now sha256:"):
         export(Export(other, tmp_path / "merged"))
     torn = shutil.copytree(llama_dir, tmp_path / "torn")
     unread = tiny_adapter(tmp_path / "unread", torn, base_model_revision=None)

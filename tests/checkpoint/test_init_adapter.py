@@ -56,7 +56,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_both_values(trained: Path,
     refused("has --alpha 32.0, not 5.0|has --alpha 32, not 5", alpha=5)
     refused("has --adapter lora, not dora", adapter="dora")
     refused("has --target-modules .*v_proj, not q_proj", target_modules="q_proj")
-    refused("adalora saves is not what it trains", adapter="adalora")
+    refused("adalora saves other tensors than it trains", adapter="adalora")
     refused("damaged or missing: the directory", init_adapter=tmp_path / "nowhere")
     damaged = shutil.copytree(adapter, tmp_path / "damaged")
     config = json.loads((damaged / "adapter_config.json").read_text())

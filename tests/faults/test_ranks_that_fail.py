@@ -99,7 +99,7 @@ def test_14_nan_in_every_step_stops_the_run(tmp_path, llama_dir, data):
     assert done.codes == [2, 2]
     error, same = errors_of(done.printed())  # of the step's loss, which all ranks have
     assert error == same
-    assert "step 6: loss or gradient were not finite 5 times in a row" in error
+    assert "step 6: loss or gradient was not finite in 5 steps in a row" in error
     from safetensors.torch import load_file
 
     for step in checkpoint_steps(run):
