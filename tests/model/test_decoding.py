@@ -12,7 +12,7 @@ from snake_dist.model import decoding
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.decoding import SlotDecoder, before_stop, has_slots
 from snake_dist.model.slot_attention import SLOT_ATTENTION
-from tests.evaluation.players.test_players import make_peft
+from tests.evaluation.players.test_language_model import make_peft
 from tests.support.tiny_models import SHAPES, tiny_model
 
 NEW = 9

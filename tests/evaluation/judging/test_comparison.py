@@ -19,8 +19,7 @@ from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import loading
-from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, ladder_entrants, mode_entrants
-from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
+from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, mode_entrants
 from snake_dist.files import broken_files
 from snake_dist.game.symmetry import transform_state
 from snake_dist.styles.catalog import render_prompt
@@ -45,18 +44,6 @@ def find(*words, **options):
     )
 
 
-def test_words_of_a_comparison(adapters):
-    entrants, board = find("bfs", "adapter", *adapters, "greedy", "bfs")
-    assert [(entrant.name, entrant.base) for entrant in entrants] == [
-        ("base", None), ("calm", "base"), ("wild", "base"), ("bfs", None), ("greedy", None),
-    ]  # fmt: skip
-    assert board == (5, "classic")
-    assert entrants[1].identity != entrants[2].identity
-    assert [entrant.name for entrant in find("adapter", adapters[0])[0]] == ["base", "adapter"]
-    assert find("bfs")[1] is None
-    assert [entrant.name for entrant in ladder_entrants(entrants)] == ["random-legal", "bfs-safe", "hamiltonian"]
-
-
 def test_modes_are_players_of_their_own(adapters):
     entrants, _ = find("adapter", adapters[0], "greedy")
     more = mode_entrants(entrants, 5, "classic", few_shot=2, constrained=True)
@@ -67,25 +54,6 @@ def test_modes_are_players_of_their_own(adapters):
     results, _ = judge([*entrants, *more], GAMES, [], None)
     for name, summary in results["players"].items():
         assert summary["format_valid_rate"]["value"] == 1 or "constrained" not in name
-
-
-def test_adapters_of_one_name_keep_their_paths(tmp_path, llama_dir):
-    paths = [tiny_adapter(tmp_path / part / "same", llama_dir) for part in ("a", "b")]
-    assert [entrant.name for entrant in find("adapter", *paths)[0]] == ["base", *map(str, paths)]
-
-
-BAD = {
-    "nobody": (["nobody"], "nobody"),
-    "no directory": (["adapter", "bfs"], "directories"),
-    "missing": (["adapter", "/no/such"], "/no/such"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_unknown_players_are_named(name):
-    words, message = BAD[name]
-    with pytest.raises(InputError, match=message):
-        find(*words)
 
 
 def test_a_comparison_is_logged_and_goes_on_where_it_stopped(tmp_path, adapters, monkeypatch):
@@ -129,16 +97,6 @@ def test_positions_that_an_adapter_was_trained_on_are_left_out_of_the_bank(tmp_p
     for states in asked:
         assert states[:8] == bank[4:]
         assert len(states) == 12
-
-
-def test_what_an_adapter_goes_on_from_was_trained_on_counts(tmp_path, llama_dir):
-    """None where the earlier adapter did not keep it: then nobody knows."""
-    earlier, unknown = tmp_path / "earlier", tmp_path / "unknown"
-    tiny_adapter(earlier, llama_dir, prompt_hashes=np.array([5, 3], np.uint64))
-    tiny_adapter(unknown, llama_dir)
-    for given, expected in ((None, [4, 5]), (earlier, [3, 4, 5]), (unknown, None)):
-        found = with_earlier_hashes(np.array([4, 5], np.uint64), given and str(given))
-        assert (found is None) if expected is None else (found.tolist() == expected)
 
 
 def without_time(summary):

@@ -11,6 +11,7 @@ from snake_dist.evaluation.judging.intervals import (
     game_rate_interval,
     rate,
     wilson_interval,
+    with_interval,
 )
 
 
@@ -75,3 +76,10 @@ def test_game_rate_contains_wilson(games):
     low, high = game_rate_interval(successes, replies)
     wilson_low, wilson_high = wilson_interval(sum(successes), sum(replies))
     assert 0 <= low <= wilson_low <= wilson_high <= high <= 1
+
+
+def test_a_number_with_its_interval_as_text():
+    assert with_interval(1.234, (1, 1.5)) == "1.23 [1.00, 1.50]"
+    assert with_interval(0.5, [0.25, 0.75], ".0f", scale=100) == "50 [25, 75]"
+    assert with_interval(2, [-1, 5], ".1f", sign="+") == "+2.0 [-1.0, 5.0]"
+    assert (with_interval(1234.5, None, ",.1f"), with_interval(None, None)) == ("1,234.5", "-")
