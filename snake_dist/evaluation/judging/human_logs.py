@@ -16,7 +16,7 @@ def read_human_games(paths: Sequence[Path], games: Games) -> dict[str, tuple[str
     Of several games on one seed the first counts: a human who plays a seed again knows its apples. Raises InputError
     for a log that is not a human's, that the rules do not bear out, or that has other conditions than `games`.
     """
-    found: dict[str, tuple[str, dict[int, Episode]]] = {}
+    players: dict[str, tuple[str, dict[int, Episode]]] = {}
     conditions = games.settings()
     for path in paths:
         for number, (header, episode) in enumerate(read_log(path, check=True), start=1):
@@ -30,6 +30,6 @@ def read_human_games(paths: Sequence[Path], games: Games) -> dict[str, tuple[str
                     )
             if episode.seed not in games.seeds:
                 raise InputError(f"--human-log {path}:{number}: seed {episode.seed} is not among the games compared")
-            _, by_seed = found.setdefault(f"human: {header.identity}", (header.identity, {}))
+            _, by_seed = players.setdefault(f"human: {header.identity}", (header.identity, {}))
             by_seed.setdefault(episode.seed, episode)
-    return {name: (identity, list(by_seed.values())) for name, (identity, by_seed) in found.items()}
+    return {name: (identity, list(by_seed.values())) for name, (identity, by_seed) in players.items()}

@@ -44,8 +44,8 @@ def wilson_interval(successes: int, n: int) -> Interval | None:
 
     if n == 0:
         return None
-    found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
@@ -74,9 +74,9 @@ def interval_over_runs(runs: Sequence[Sequence[float]]) -> Interval | None:
     means = [sum(run) / len(run) for run in runs]
     if len(runs) < 2 or max(means) == min(means):
         return over_games
-    found = ttest_1samp(means, 0).confidence_interval(CONFIDENCE)
+    interval = ttest_1samp(means, 0).confidence_interval(CONFIDENCE)
     low, high = over_games or (math.inf, -math.inf)
-    return min(low, float(found.low)), max(high, float(found.high))
+    return min(low, float(interval.low)), max(high, float(interval.high))
 
 
 def game_rate_interval(successes: Sequence[int], replies: Sequence[int], seed: int = 0) -> Interval | None:
@@ -151,7 +151,7 @@ def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, method: str
     import numpy as np
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    interval = bootstrap(
         tuple(np.asarray(sample, dtype=float) for sample in samples),
         statistic,
         n_resamples=9999,
@@ -161,4 +161,4 @@ def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Any, method: str
         method=method,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

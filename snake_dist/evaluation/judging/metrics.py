@@ -151,11 +151,11 @@ def _distance(episode: Episode, a: Cell, b: Cell) -> int:
 
 def _steps_by_length(episodes: Sequence[Episode]) -> dict[str, float | None]:
     walks = [(length, steps) for episode in episodes for length, steps, _ in _apple_walks(episode)]
-    found: dict[str, float | None] = {}
+    means: dict[str, float | None] = {}
     for i, name in enumerate(LENGTH_BUCKETS):
         inside = [steps for length, steps in walks if length_bucket(length) == i]
-        found[name] = fmean(inside) if inside else None
-    return found
+        means[name] = fmean(inside) if inside else None
+    return means
 
 
 def length_bucket(length: int) -> int:

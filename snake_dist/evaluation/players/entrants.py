@@ -132,15 +132,15 @@ def mode_entrants(
     entrants: Sequence[Entrant], grid_size: int, mode: str, few_shot: int, constrained: bool
 ) -> list[Entrant]:
     """Return the models again in the modes of `players.modes`: bases with examples, bases and adapters constrained."""
-    found = []
+    in_modes = []
     for entrant in entrants if few_shot else []:
         if entrant.load_model is not None and entrant.base is None:
             load = partial(_few_shot, entrant.load_model, few_shot, grid_size, mode)
-            found.append(_in_mode(entrant, f"{few_shot}-shot", f"{few_shot} examples", load))
+            in_modes.append(_in_mode(entrant, f"{few_shot}-shot", f"{few_shot} examples", load))
     for entrant in entrants if constrained else []:
         if entrant.load_model is not None:
-            found.append(_in_mode(entrant, "constrained", "constrained", partial(_constrained, entrant.load_model)))
-    return found
+            in_modes.append(_in_mode(entrant, "constrained", "constrained", partial(_constrained, entrant.load_model)))
+    return in_modes
 
 
 def _in_mode(entrant: Entrant, suffix: str, how: str, load: Callable[[], Player]) -> Entrant:

@@ -90,5 +90,5 @@ def write_report(directory: str | Path, results: Mapping[str, Any], settings: Ma
 
 def _ends(ends: Mapping[str, int]) -> str:
     """Return the reasons by number of games; a no-break space keeps each on one line with its number."""
-    found = sorted(((count, reason) for reason, count in ends.items() if count), reverse=True)
-    return ", ".join(f"{reason} {count}".replace("_", " ").replace(" ", _NO_BREAK) for count, reason in found)
+    counts = sorted(((count, reason) for reason, count in ends.items() if count), reverse=True)
+    return ", ".join(f"{reason} {count}".replace("_", " ").replace(" ", _NO_BREAK) for count, reason in counts)

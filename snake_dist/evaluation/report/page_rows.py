@@ -35,17 +35,17 @@ def ladder_rows(
     players: Mapping[str, PlayerSummary], kinds: Mapping[str, str], settings: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], int]:
     """Return (rows from weak to strong, apples at the axis' end), with published results where they are comparable."""
-    found: list[tuple[str, str, float, Any, int | None]] = [
+    results: list[tuple[str, str, float, Any, int | None]] = [
         (name, _kind(name, kinds), summary["apples"]["mean"], summary["apples"]["ci95"], summary["games"])
         for name, summary in players.items()
     ]
     if (settings["grid_size"], settings["mode"], settings["max_steps"]) == (10, "classic", 0):
-        found += [
+        results += [
             (name, "published", fmean(apples), _interval(apples), len(apples)) for name, apples in PUBLISHED.items()
         ]
-    top = axis_end((mean, interval) for _, _, mean, interval, _ in found)
+    top = axis_end((mean, interval) for _, _, mean, interval, _ in results)
     rows = []
-    for name, kind, mean, interval, games in sorted(found, key=lambda row: row[2]):
+    for name, kind, mean, interval, games in sorted(results, key=lambda row: row[2]):
         label = f"{name} ({games} games)" if kind == "published" else name
         rows.append({"name": label, "kind": kind, **on_axis(mean, interval, top)})
     return rows, top
