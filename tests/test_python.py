@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,14 @@ def test_everything_named_can_be_imported():
         assert getattr(sd, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sd.nothing
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(sd.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {name.name: node.module for node in block.body for name in node.names}
+    assert seen == sd._HOMES
+    assert Path(sd.__file__).with_name("py.typed").is_file()
 
 
 def test_train_on_new_ranks_then_ask_for_a_move(tmp_path, llama_dir):

@@ -166,3 +166,10 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(f"{described}{tokenizer.eos_token_id}".encode()).hexdigest()
+
+
+def stop_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end a reply: the end of sequence, as in training, and the `configured` ones of the model's
+    generation config, which instruct models need."""
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})

@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from snake_dist.evaluation.players.language_model import greedy_decode, stop_ids
+from snake_dist.data.tokenization import stop_ids
+from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import decoding
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.decoding import SlotDecoder, before_stop, has_slots

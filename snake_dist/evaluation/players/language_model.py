@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.data.tokenization import encode_completion, encode_prompt
+from snake_dist.data.tokenization import encode_completion, encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
@@ -231,9 +231,3 @@ def _without_peft(model: Any) -> Any:
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def stop_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokenizer's end of sequence and those of the model's generation config, which instruct models need."""
-    several = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})
