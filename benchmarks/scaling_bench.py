@@ -33,7 +33,7 @@ class Bench:
 
         if not self.games.exists():
             config = GenerationConfig(games=30, max_steps_per_game=50, random_move_rate=0.1, style="compact")
-            generate(config, self.games, workers=1, show_progress=False)
+            generate(config, self.games, workers=1)
         return next(self.games.rglob("*.jsonl"))
 
     def fixed_lines(self, tokens: int, trained: int, num_lines: int = 200) -> Path:

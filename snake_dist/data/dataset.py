@@ -1,4 +1,4 @@
-"""The tokenized data set as training sees it: memory-mapped examples, of which only what is asked for is read."""
+"""The tokenized data set as training sees it: memory-mapped examples, read one by one."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ DEFAULT_SEQUENCE_LENGTH = 1024
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the model is trained on."""
+    """Training and evaluation data."""
 
     data: tuple[str, ...] = ()
     """JSONL files, directories or globs; default: tail-safe BFS games, generated on first use."""
     eval_data: tuple[str, ...] = ()
     """JSONL files, directories or globs to evaluate on; default: whole games held out of --data."""
     held_out_share: float = 0.05
-    """Share of the games that is held out, if there is no --eval-data."""
+    """Without --eval-data, hold out this share of the games."""
     max_examples: int | None = None
-    """Train on so many of the examples only, drawn by --seed; a larger draw holds a smaller one. Default: all."""
+    """Train on this many examples, drawn by --seed; a larger draw contains a smaller one. Default: all."""
     eval_examples: int = 1000
-    """Evaluate on so many of the held-out examples at most, drawn by --seed: the time it takes has a bound."""
+    """Evaluate on at most this many held-out examples, drawn by --seed: evaluations do not grow with the data."""
     bad_lines: Literal["stop", "skip"] = "stop"
-    """What a bad line does: stop the run with its file, line and reason, or be left out and counted."""
+    """At a bad line, stop the run with its file, line and reason, or skip the line and count it."""
     sequence_length: int | None = None
-    """Longest example in tokens, a longer one is a bad line; default: 1024, or what the model can take."""
+    """Most tokens of an example; a longer one is a bad line. Default: 1024, or the model's limit if lower."""
 
 
 class TokenizedDataset:
-    """Examples by id, 0 <= id < len. Nothing is read before it is asked for."""
+    """Examples by id, 0 <= id < len, read from disk on use."""
 
     def __init__(self, directory: Path) -> None:
         """Open what `tokenization.tokenize` wrote into `directory`."""
@@ -62,51 +62,51 @@ class TokenizedDataset:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all tokens, prompt lengths and games."""
+        """Return the sha256 of all tokens, prompt lengths and games."""
         return self.meta["fingerprint"]
 
     @property
     def style(self) -> str | None:
-        """The style that every line names, if all name one and the same."""
+        """Return the style that every line names, if all name the same."""
         styles = self.meta.get("styles", ())  # not in what was tokenized before lines named theirs
         return styles[0] if len(styles) == 1 else None
 
     @property
     def lengths(self) -> np.ndarray:
-        """int32 [examples]: tokens of each example; mapped, not read."""
+        """Return the tokens of each example, int32 [examples]; mapped, not read."""
         return self._index["num_tokens"]
 
     @property
     def num_loss_tokens(self) -> np.ndarray:
-        """int32 [examples]: trained tokens of each example; mapped, not read."""
+        """Return the trained tokens of each example, int32 [examples]; mapped, not read."""
         return self._index["num_loss_tokens"]
 
     @property
     def prompt_hashes(self) -> np.ndarray:
-        """uint64, sorted: `tokenization.hash_prompt` of every line's prompt; mapped, not read."""
+        """Return `tokenization.hash_prompt` of every line's prompt, uint64, sorted; mapped, not read."""
         return self._prompt_hashes
 
     def has_prompt(self, prompt_hash: int) -> bool:
-        """Whether a line's prompt has this `tokenization.hash_prompt`."""
+        """Return whether a line's prompt has this `tokenization.hash_prompt`."""
         return is_among(prompt_hash, self._prompt_hashes)
 
     def games(self) -> list[str]:
-        """Key of every game, read now."""
+        """Read the key of every game."""
         return json.loads((self.directory / "games.json").read_text())
 
     def index_blocks(self, num_rows: int) -> Iterator[np.ndarray]:
-        """The index (`tokenization.INDEX_DTYPE`) from first to last, `num_rows` at a time; read, not mapped."""
+        """Read the index (`tokenization.INDEX_DTYPE`) from first to last, `num_rows` at a time."""
         with (self.directory / "index.bin").open("rb") as file:
             while len(rows := np.fromfile(file, dtype=INDEX_DTYPE, count=num_rows)):
                 yield rows
 
     def place(self, example: int) -> str:
-        """file:line the example came from."""
+        """Return the file:line of the example."""
         return f"{self.meta['files'][self._index['file'][example]]}:{self._index['line'][example]}"
 
 
 def dataset_cache() -> Path:
-    """Where tokenized data sets are kept for this user."""
+    """Return this user's directory of tokenized data sets."""
     return platformdirs.user_cache_path("snake_dist") / "datasets"
 
 
@@ -118,6 +118,6 @@ def open_dataset(
     for_training: bool,
     cache: Path,
 ) -> TokenizedDataset:
-    """The data set of these files, directories and globs, tokenized now if it is not in `cache` yet."""
+    """Return the data set of these files, directories and globs; tokenize it unless `cache` has it."""
     paths = resolve_paths(patterns)
     return TokenizedDataset(tokenize(paths, tokenizer, bad_lines=bad_lines, for_training=for_training, cache=cache))

@@ -1,4 +1,4 @@
-"""Plays one game after another and writes what there is to learn from each move."""
+"""The games of a heuristic, one after another, and the training lines of their moves."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from snake_dist.data.generation_config import GenerationConfig
 
 LOST = (End.WALL, End.SELF, End.REVERSAL, End.TRAPPED, End.STARVED)
-"""Ends that `only_survived` drops: what is left filled its board or was stopped alive."""
+"""Ends that `only_survived` drops: the other games filled their board or were stopped alive."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the summary needs of one game. `dropped` counts moves by the filter that took them out."""
+    """One game for the summary. `dropped` counts moves by the filter that dropped them."""
 
     score: int
     end: End
@@ -35,6 +35,7 @@ class Outcome:
 
 
 def play_chunk(config: GenerationConfig, directory: Path, games: range) -> list[Outcome]:
+    """Play the games with these indices and write their lines to `part_path`."""
     with part_path(directory, games).open("wb") as part:
         return [_play_game(config, directory, part, index) for index in games]
 
@@ -81,7 +82,7 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
 
 
 def _unwanted(config: GenerationConfig, state: State, taught: Move) -> str | None:
-    """The filter that keeps this position from becoming a line, if one does."""
+    """Return the filter that drops this position, if any."""
     if len(state.body) < config.min_snake_length:
         return "min_snake_length"
     if config.max_snake_length and len(state.body) > config.max_snake_length:
@@ -97,7 +98,7 @@ Position = TypeVar("Position")
 
 
 class Sample(Generic[Position]):
-    """For each snake length so many positions of a game, uniformly drawn (algorithm R: Vitter, TOMS 11(1), 1985)."""
+    """`size` positions of a game for each snake length, uniformly drawn (algorithm R: Vitter, TOMS 11(1), 1985)."""
 
     def __init__(self, size: int, rng: int) -> None:
         self.num_left_out = 0
@@ -106,7 +107,7 @@ class Sample(Generic[Position]):
         self._drawn: dict[int, list[tuple[int, Position]]] = {}
 
     def add(self, length: int, step: int, position: Position) -> None:
-        """Positions come in the order of play."""
+        """Take the next position in the order of play."""
         self._seen[length] += 1
         drawn = self._drawn.setdefault(length, [])
         if len(drawn) < self._size:
@@ -118,18 +119,18 @@ class Sample(Generic[Position]):
             drawn[place] = (step, position)
 
     def drawn(self) -> Iterator[Position]:
-        """In the order of play."""
-        found = sorted((each for drawn in self._drawn.values() for each in drawn), key=lambda each: each[0])
-        return (position for _, position in found)
+        """Return the drawn positions in the order of play."""
+        in_order = sorted((each for drawn in self._drawn.values() for each in drawn), key=lambda each: each[0])
+        return (position for _, position in in_order)
 
 
 def generator(purpose: str, seed: int) -> int:
-    """State of a generator that shares nothing with the one that places the game's apples."""
+    """Return the state of a random generator for this purpose alone: the apples' generator stays untouched."""
     return int.from_bytes(hashlib.sha256(f"random {purpose} of game {seed}".encode()).digest()[:8], "big")
 
 
 def _played_move(state: State, taught: Move, random_move_rate: float, rng: int) -> tuple[int, Move]:
-    """(next generator state, the taught move or, at the given rate, a uniformly drawn legal one)."""
+    """Return (next generator state, the taught move or, at the given rate, a uniformly drawn legal one)."""
     is_random, rng = is_drawn(random_move_rate, rng)
     if not is_random:
         return rng, taught
@@ -139,7 +140,7 @@ def _played_move(state: State, taught: Move, random_move_rate: float, rng: int) 
 
 
 def is_drawn(rate: float, rng: int) -> tuple[bool, int]:
-    """(true with probability `rate`, next generator state); nothing is drawn where there is no choice."""
+    """Return (true with probability `rate`, next generator state); rates 0 and 1 draw nothing."""
     if rate in (0, 1):
         return rate == 1, rng
     rng, draw = random_below(rng, 1 << 53)
@@ -147,7 +148,7 @@ def is_drawn(rate: float, rng: int) -> tuple[bool, int]:
 
 
 def _lines(config: GenerationConfig, state: State, taught: Move, index: int) -> Iterator[bytes]:
-    """The JSONL lines of one move: one, or one for each symmetry, rendered from the transformed state."""
+    """Yield the JSONL lines of one move: one, or one for each symmetry, written from the transformed state."""
     for symmetry in range(NUM_SYMMETRIES if config.augment_symmetries else 1):
         shown, move = transform_state(state, symmetry), transform_move(taught, symmetry)
         line = {

@@ -1,8 +1,8 @@
-"""Plays heuristic games on all cores and writes them as training data: the same bytes for the same config.
+"""Games of a heuristic, played on all cores and written as training data: the same bytes for the same config.
 
-The output directory holds `{POLICY}_dataset.jsonl`, one line a move, `game_N.json`, enough to replay game N,
-and `summary.json`. Worker processes write chunks of games to part files, joined in the order of the games: few
-chunks are under way at a time, on disk and not in memory.
+The output directory holds `{POLICY}_dataset.jsonl`, one line a move, `game_N.json`, enough to replay game N, and
+`summary.json`. Worker processes write chunks of games to part files, which are joined in the order of the games. Only a
+few chunks wait at a time, on disk and not in memory.
 """
 
 from __future__ import annotations
@@ -33,41 +33,38 @@ MAX_CHUNK_GAMES = 32
 
 
 def default_output_dir(config: GenerationConfig, now: datetime) -> Path:
-    """The public layout's directory, below the working directory."""
+    """Return the public layout's directory, below the working directory."""
     stamp = f"heuristics_v0.04_{now:%Y%m%d_%H%M%S}"
     return Path("logs/extensions/datasets") / f"grid-size-{config.grid_size}" / stamp / config.policy
 
 
-def generate(
-    config: GenerationConfig, output_dir: Path, workers: int | None = None, show_progress: bool = True
-) -> dict[str, Any]:
+def generate(config: GenerationConfig, output_dir: Path, workers: int | None = None) -> dict[str, Any]:
     """Play the games and write the data set; returns what `summary.json` holds.
 
-    The directory appears complete or not at all: it is built as a hidden sibling and renamed. `workers`
-    processes play (None: one a core; 1: this process); the bytes do not depend on it. A progress bar is shown
-    on standard error if that is a terminal. Raises InputError for a bad configuration, an output directory
-    that is not empty or cannot be made, and filters that leave no line.
+    The directory appears complete or not at all: it is built as a hidden sibling and renamed. `workers` processes play
+    (None: one a core; 1: this process); the bytes do not depend on it. A terminal shows a progress bar. Raises
+    InputError for a bad configuration, an output directory that is not empty or cannot be written, and filters that
+    leave no line.
     """
     check_generation(config)
     if workers is not None and workers < 1:
-        raise InputError(f"workers {workers} is less than 1")
+        raise InputError(f"--workers {workers}: at least 1")
     with new_data_directory(output_dir) as building:
-        summary = _play_all(config, building, workers or usable_cores(), show_progress)
+        summary = _play_all(config, building, workers or usable_cores())
         if summary["lines"]["written"] == 0:
             raise InputError(f"no line of {config.games} games passes the filters {_active_filters(config)}")
         write_json(building / SUMMARY, summary)
     return summary
 
 
-def _play_all(config: GenerationConfig, directory: Path, workers: int, show_progress: bool) -> dict[str, Any]:
+def _play_all(config: GenerationConfig, directory: Path, workers: int) -> dict[str, Any]:
     from tqdm import tqdm
 
     chunk = min(max(config.games // (4 * workers), 1), MAX_CHUNK_GAMES)
     chunks = [range(i, min(i + chunk, config.games)) for i in range(0, config.games, chunk)]
     played = ordered_map(partial(play_chunk, config, directory), chunks, workers)
     outcomes: list[Outcome] = []
-    # disable=None: no bar where standard error is a file.
-    bar = tqdm(total=config.games, desc="games", unit="game", disable=None if show_progress else True)
+    bar = tqdm(total=config.games, desc="games", unit="game", disable=None)  # None: no bar unless stderr is a terminal
     with (directory / f"{config.policy.upper()}_dataset.jsonl").open("wb") as dataset, closing(played), bar:
         for games, part_outcomes in zip(chunks, played, strict=True):
             part = part_path(directory, games)

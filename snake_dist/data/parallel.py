@@ -1,4 +1,4 @@
-"""Calls a function on many cores and yields the results in the order of the tasks, a few ahead at most."""
+"""A map over many processes that yields results in the order of the tasks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def ordered_map(
 ) -> Generator[Result, None, None]:
     """Yield function(task) for each task, in order, with `workers` spawned processes; in this process for 1.
 
-    At most 2 * workers tasks are begun ahead of the one that is waited for. What a task raises is raised
-    here. Then, and when the generator is closed, the workers are stopped at once. Function and tasks are
-    pickled, and a script that gets here must have its `if __name__ == "__main__"` guard.
+    At most 2 * workers tasks begin before the first result is taken. An exception of a task is raised here. Then, and
+    when the generator is closed, the workers stop at once. Function and tasks are pickled, and a script that calls this
+    needs its `if __name__ == "__main__"` guard.
     """
     if workers == 1:
         yield from map(function, tasks)

@@ -1,7 +1,7 @@
-"""Reads training lines: JSONL files with `prompt` and `completion`, ours or anybody's, one record at a time.
+"""Training lines: JSONL files with `prompt` and `completion`, of this package or of others, read one at a time.
 
-Nothing is held in memory but the line at hand. A line is either a `Record` or named with file, line and
-reason; it is never repaired.
+Only the current line is in memory. A line is either a `Record` or an error with file, line and reason; it is never
+repaired.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Record:
     """One line of training data."""
 
     prompt: str
-    """What the model is given. Not blank."""
+    """Input of the model. Not blank."""
     completion: str
-    """What the model is to say. Not blank."""
+    """Text that the model learns to answer. Not blank."""
     game: str | int | None
-    """The line's `game_id`, unique within its file; None where the file does not say."""
+    """The line's `game_id`, unique within its file; None without one."""
     seed: int | None
-    """The game's seed where the line was generated here, else None."""
+    """The seed of the game; None unless the line names one."""
     file: str
-    """Path of the file, as found."""
+    """Path of the file, as given or as a directory or glob lists it."""
     line: int
     """Line number in the file, from 1."""
     style: str | None = None
@@ -49,30 +49,27 @@ class Record:
 
 
 def resolve_paths(patterns: Iterable[str | Path]) -> list[Path]:
-    """The data files that files, directories (every *.jsonl below, hidden ones left out) and globs stand for.
+    """Return the data files that files, directories (every *.jsonl below, except hidden ones) and globs stand for.
 
-    In the order of the patterns, sorted within each, every file once. Raises InputError for a pattern without
+    They come in the order of the patterns, sorted within each, every file once. Raises InputError for a pattern without
     any file.
     """
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for pattern in patterns:
         for path in _expand(pattern):
-            found.setdefault(path.resolve(), path)
-    if not found:
+            files.setdefault(path.resolve(), path)
+    if not files:
         raise InputError("no data file was named")
-    return list(found.values())
+    return list(files.values())
 
 
 def read_records(
-    paths: Iterable[Path],
-    bad_lines: str = "stop",
-    skipped: Counter[str] | None = None,
-    max_line_bytes: int = MAX_LINE_BYTES,
+    paths: Iterable[Path], bad_lines: str = "stop", skipped: Counter[str] | None = None
 ) -> Iterator[Record]:
-    """Yield the records of the files in order. Blank lines are passed over.
+    """Yield the records of the files in order, without blank lines.
 
-    A bad line raises InputError "file:line: reason" with `bad_lines="stop"`; with "skip" it is left out and
-    `skipped[reason]` goes up by one. Raises InputError too if a file cannot be read or no record is found.
+    A bad line raises InputError "file:line: reason" with `bad_lines="stop"`; with "skip" it is dropped and
+    `skipped[reason]` goes up by one. A file that cannot be read, and files without any record, raise InputError too.
     """
     if bad_lines not in BAD_LINES:
         raise InputError(f"unknown bad-lines choice {bad_lines!r}: choose from {', '.join(BAD_LINES)}")
@@ -80,9 +77,9 @@ def read_records(
     num_records = 0
     for path in paths:
         try:
-            for number, raw in _raw_lines(path, max_line_bytes):
+            for number, raw in _raw_lines(path):
                 try:
-                    record = _parse(raw, str(path), number, max_line_bytes)
+                    record = _parse(raw, str(path), number)
                 except _BadLine as bad:
                     if bad_lines == "stop":
                         raise InputError(f"{path}:{number}: {bad.reason}{bad.detail}") from None
@@ -103,7 +100,7 @@ def check_train_seed(record: Record) -> None:
         return
     for name, seeds in SEED_RANGES.items():
         if name != "train" and record.seed in seeds:
-            raise InputError(f"{record.place}: seed {record.seed} is a {name} seed: not to be trained on")
+            raise InputError(f"{record.place}: seed {record.seed} is a {name} seed, reserved for judging")
 
 
 class _BadLine(Exception):
@@ -115,7 +112,7 @@ class _BadLine(Exception):
 
 def _expand(pattern: str | Path) -> list[Path]:
     path = Path(pattern).expanduser()
-    # A name that exists is taken as it is, even if it contains glob characters.
+    # An existing name is no pattern, even if it contains glob characters.
     if path.exists():
         matches = [path]
     else:
@@ -131,21 +128,21 @@ def _expand(pattern: str | Path) -> list[Path]:
 
 
 def _files_below(directory: Path) -> list[Path]:
-    """Hidden directories are passed over: an unfinished data set lies in one."""
-    found = (path for path in directory.rglob("*.jsonl") if path.is_file())
-    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(directory).parts))
+    """Return the *.jsonl files outside hidden directories: an unfinished data set lies in one."""
+    files = (path for path in directory.rglob("*.jsonl") if path.is_file())
+    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(directory).parts))
 
 
-def _raw_lines(path: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, bytes) of every line that is not blank; an over-long one is cut, one byte over."""
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) of every line that is not blank; an over-long one is cut, one byte over."""
     with path.open("rb") as file:
         number = 0
-        while raw := file.readline(max_line_bytes + 1):
+        while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
-            if not raw.endswith(b"\n") and len(raw) > max_line_bytes:
+            if not raw.endswith(b"\n") and len(raw) > MAX_LINE_BYTES:
                 rest = raw
                 while rest and not rest.endswith(b"\n"):
-                    rest = file.readline(max_line_bytes + 1)
+                    rest = file.readline(MAX_LINE_BYTES + 1)
             else:
                 raw = raw.removesuffix(b"\n")
             # Only what JSON calls white space: a run of NUL bytes is a torn write, not a blank line.
@@ -153,9 +150,9 @@ def _raw_lines(path: Path, max_line_bytes: int) -> Iterator[tuple[int, bytes]]:
                 yield number, raw
 
 
-def _parse(raw: bytes, file: str, number: int, max_line_bytes: int) -> Record:
-    if len(raw) > max_line_bytes:
-        raise _BadLine("over-long line", f", more than {max_line_bytes} bytes")
+def _parse(raw: bytes, file: str, number: int) -> Record:
+    if len(raw) > MAX_LINE_BYTES:
+        raise _BadLine("over-long line", f", more than {MAX_LINE_BYTES} bytes")
     if raw.startswith(_BOM):
         raise _BadLine("byte order mark (BOM)", ": save the file as UTF-8 without it")
     try:

@@ -1,13 +1,16 @@
-"""Which examples a run trains on and which it holds out: chosen once, block by block, and kept beside the tokens.
+"""The examples that a run trains on and those it holds out: chosen once, block by block, and kept beside the tokens.
 
-Every rank and every later run maps the result. So no start but the first depends on the number of lines, and none
-holds them in memory.
+Whole games are held out: neighbouring positions of one game differ in one cell, so a split by line would judge the
+model on what it has seen. Every rank and every later run maps the result. So only the first start depends on the number
+of lines, and none holds them in memory, only the keys of the games.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,13 @@ import numpy as np
 
 from snake_dist.data.batching import shuffled
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.data.game_keys import held_out_games
 from snake_dist.errors import InputError
 from snake_dist.files import new_directory
 
 FORMAT_VERSION = 1
 _BLOCK_ROWS = 1 << 16
 _NO_EPOCH = 1 << 32
-"""What is drawn has an order of its own."""
+"""The epoch that seeds `draw`: no epoch of training has this number."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Split:
-    """Whole games held out; see `splits.held_out_games`."""
+    """Whole games held out; see `held_out_games`."""
 
     held_out_share: float
     seed: int
@@ -51,9 +53,9 @@ class Split:
 def select(
     dataset: TokenizedDataset, sequence_length: int, bad_lines: str, split: Split | None = None
 ) -> tuple[Selection, ...]:
-    """The examples of at most `sequence_length` tokens: all of them, or with a split (training, held-out).
+    """Return the examples of at most `sequence_length` tokens: all of them, or with a split (training, held-out).
 
-    Raises InputError for a longer one unless `bad_lines` is "skip", if a part has none left, and for a split that
+    Raises InputError for a longer example unless `bad_lines` is "skip", for a part without any, and for a split that
     cannot be.
     """
     described = [FORMAT_VERSION, sequence_length, bad_lines, split and asdict(split)]
@@ -69,13 +71,36 @@ def select(
     )
 
 
-def draw(dataset: TokenizedDataset, selection: Selection, num_examples: int, seed: int) -> Selection:
-    """So many of the selection's examples; with one seed, a larger draw holds a smaller one.
+def held_out_games(keys: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
+    """Return the games to hold out: of n distinct keys the ceil(fraction * n) with the smallest hash, n - 1 at most.
 
-    Raises InputError if there are fewer. The longest completion stays that of the whole selection.
+    A function of the set of keys, the fraction and the seed alone: not of order, process or platform. Games
+    that are added or removed later move only the games at the edge. Raises InputError unless
+    0 < fraction < 1, and for fewer than two games.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"held-out fraction {fraction} is not between 0 and 1")
+    distinct = sorted(set(keys), key=lambda key: (game_hash(key, seed), key))
+    if len(distinct) < 2:
+        raise InputError(f"cannot hold out a game: the data has {len(distinct)}, at least 2 are needed")
+    # 0.1 * 30 is a little over 3 in binary: without the margin the ceiling would be 4.
+    wanted = math.ceil(fraction * len(distinct) - 1e-9)
+    return frozenset(distinct[: min(max(wanted, 1), len(distinct) - 1)])
+
+
+def game_hash(key: str, seed: int) -> int:
+    """Return a 64-bit number, uniform over keys and the same everywhere (Python's own `hash` differs by process)."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def draw(dataset: TokenizedDataset, selection: Selection, num_examples: int, seed: int) -> Selection:
+    """Return `num_examples` of the selection's examples; with one seed, a larger draw contains a smaller one.
+
+    Raises InputError if the selection has fewer. The longest completion stays that of the whole selection.
     """
     if not 1 <= num_examples <= len(selection.ids):
-        raise InputError(f"--max-examples {num_examples}: 1 to {len(selection.ids)}, the training examples there are")
+        raise InputError(f"--max-examples {num_examples}: 1 to {len(selection.ids)}, the number of training examples")
     positions = shuffled(np.arange(num_examples), len(selection.ids), seed, _NO_EPOCH)
     ids = np.sort(selection.ids[positions]).astype("<i8")
     return Selection(
@@ -112,7 +137,7 @@ def _write(
 
 
 class _Part:
-    """A selection that is being written."""
+    """A selection being written."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -121,7 +146,7 @@ class _Part:
         self._first_long: int | None = None
 
     def add(self, start: int, rows: np.ndarray, is_mine: np.ndarray, is_long: np.ndarray) -> None:
-        """Index rows from example `start` on, and which of them are of this part and too long."""
+        """Take index rows from example `start` on; `is_mine`: of this part, `is_long`: too long."""
         long = np.flatnonzero(is_mine & is_long)
         if len(long) and self._first_long is None:
             self._first_long = start + int(long[0])
@@ -139,7 +164,7 @@ class _Part:
         self._longest = max(self._longest, int(loss_tokens.max()))
 
     def close(self, dataset: TokenizedDataset, sequence_length: int, bad_lines: str) -> dict[str, int | str]:
-        """The fields of the Selection but its ids. Raises InputError for what `select` refuses."""
+        """Return the fields of the Selection except its ids. Raises InputError as `select` does."""
         self._file.close()
         if self._first_long is not None and bad_lines == "stop":
             first = self._first_long

@@ -47,22 +47,22 @@ _CHUNK_RECORDS = 1024
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Ids of a prompt as in training: the tokenizer's special tokens, the text, the separator."""
+    """Return the ids of a prompt as in training: the tokenizer's special tokens, the text, the separator."""
     return _encode_prompts(tokenizer, [prompt])[0]
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """Ids of a completion as in training, without the end of sequence that follows them."""
+    """Return the ids of a completion as in training, without the end of sequence that follows them."""
     return _encode(tokenizer, [completion], special=False)[0]
 
 
 def hash_prompt(prompt: str) -> int:
-    """64-bit fingerprint by which an example's prompt can be found again."""
+    """Return a 64-bit fingerprint of a prompt."""
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest(), "little")
 
 
 def is_among(prompt_hash: int, hashes: np.ndarray) -> bool:
-    """Whether a `hash_prompt` is among these (uint64, sorted)."""
+    """Return whether a `hash_prompt` is among these (uint64, sorted)."""
     wanted = np.uint64(prompt_hash)
     at = int(np.searchsorted(hashes, wanted))
     return at < len(hashes) and bool(hashes[at] == wanted)
@@ -71,9 +71,9 @@ def is_among(prompt_hash: int, hashes: np.ndarray) -> bool:
 def tokenize(
     paths: list[Path], tokenizer: PreTrainedTokenizerBase, *, bad_lines: str, for_training: bool, cache: Path
 ) -> Path:
-    """The cache directory of these files under this tokenizer, written now unless it exists.
+    """Return the cache directory of these files under this tokenizer; write it unless it exists.
 
-    It is keyed by the files' paths, sizes and times of change, the tokenizer and the options. Raises
+    It is keyed by the files' paths, sizes and modification times, the tokenizer and the options. Raises
     InputError for a bad line (unless `bad_lines` is "skip") and, if `for_training`, for a line from a game
     that is reserved for judging.
     """
@@ -162,7 +162,7 @@ def _cache_key(paths: list[Path], tokenizer: PreTrainedTokenizerBase, bad_lines:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over everything that decides the ids."""
+    """Return the sha256 of everything that decides the ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(f"{described}{tokenizer.eos_token_id}".encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Snake on an N x N grid: board, rules, and the text that models read and write. Imports no other room."""
+"""Snake on an N x N grid: board, rules and symmetries."""

@@ -1,7 +1,7 @@
-"""What a Snake position is: cells, moves, end reasons and the immutable `State`.
+"""Cells, moves, end reasons, and `State`, one immutable position.
 
-(0, 0) is the bottom-left cell; UP is y + 1. Everything a game needs to go on, its random number generator
-included, is inside `State`, so a state can be stored, compared, replayed and stepped in any process.
+(0, 0) is the bottom-left cell; UP is y + 1. A `State` holds everything a game needs to continue, its random
+number generator included, so a state can be stored, compared, replayed and stepped in any process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Move(str, Enum):
 
     @property
     def delta(self) -> Cell:
-        """(dx, dy) of this move."""
+        """Return (dx, dy) of this move."""
         return _DELTAS[self]
 
 
@@ -39,7 +39,7 @@ _DELTAS = {Move.UP: (0, 1), Move.DOWN: (0, -1), Move.LEFT: (-1, 0), Move.RIGHT: 
 
 
 class End(str, Enum):
-    """Why a game ended. Every finished game has exactly one, so counts over reasons sum to all games."""
+    """Reason for which a game ended. Every finished game has exactly one: counts over reasons sum to all games."""
 
     WALL = "wall"  # left the board, or hit an obstacle
     SELF = "self"  # hit the own body
@@ -47,7 +47,7 @@ class End(str, Enum):
     TRAPPED = "trapped"  # no legal move was left
     STARVED = "starved"  # 4 N^2 steps without an apple
     INVALID_REPLY = "invalid_reply"  # the player's reply named no move
-    STEP_CAP = "step_cap"  # stopped by whoever ran the game, still alive
+    STEP_CAP = "step_cap"  # stopped from outside, still alive
     BOARD_FULL = "board_full"  # no free cell for an apple: the game is won
 
 
@@ -82,18 +82,18 @@ class State:
 
     @property
     def neighbors(self) -> dict[Cell, tuple[tuple[Move, Cell], ...]]:
-        """Cell -> ((move, cell it leads to), ...), walls and obstacles left out, in the order of `Move`."""
+        """Return cell -> ((move, cell it leads to), ...), walls and obstacles left out, in the order of `Move`."""
         return _neighbors(self.grid_size, self.mode, self.obstacles)
 
     def free_cells(self) -> list[Cell]:
-        """Cells without snake or obstacle (the apple's cell counts as free), sorted by (x, y)."""
+        """Return the cells without snake or obstacle (the apple's cell counts as free), sorted by (x, y)."""
         taken = self.obstacles.union(self.body)
         n = self.grid_size
         return [(x, y) for x in range(n) for y in range(n) if (x, y) not in taken]
 
 
 def destination(state: State, cell: Cell, move: Move) -> Cell | None:
-    """The cell that `move` leads to from `cell`, or None where a wall or an obstacle is."""
+    """Return the cell that `move` leads to from `cell`, or None at a wall or an obstacle."""
     dx, dy = move.delta
     x, y, n = cell[0] + dx, cell[1] + dy, state.grid_size
     if state.mode == "wrap":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from snake_dist.errors import InputError
 from snake_dist.game.board import MAX_GRID_SIZE, MIN_GRID_SIZE, MODES, Cell, End, Move, State, destination
 
-# Which seeds belong to what. Published, so that anyone can check that a reported game was never trained on.
+# Published, so that anyone can check that a reported game was never trained on.
 SEED_RANGES = {
     "train": range(0, 1_000_000_000),
     "dev": range(1_000_000_000, 1_100_000_000),
@@ -38,7 +38,7 @@ def check_game_options(grid_size: int, mode: str) -> None:
 
 
 def new_game(grid_size: int, seed: int, mode: str = "classic") -> State:
-    """The first state of the game with this seed. Raises InputError for an impossible size or mode."""
+    """Return the first state of the game with this seed. Raises InputError for an impossible size or mode."""
     check_game_options(grid_size, mode)
     start = (grid_size // 2, grid_size // 2)
     rng = seed & _MASK64
@@ -49,12 +49,12 @@ def new_game(grid_size: int, seed: int, mode: str = "classic") -> State:
 
 
 def legal_moves(state: State) -> tuple[Move, ...]:
-    """The moves that do not end the game at once by wall, body or reversal, in the order of `Move`."""
+    """Return the moves that do not end the game at once by wall, body or reversal, in the order of `Move`."""
     return tuple(move for move in Move if fatal_reason(state, move) is None)
 
 
 def fatal_reason(state: State, move: Move) -> End | None:
-    """Why `move` would end the game (wall, reversal, self), or None if it is legal."""
+    """Return the reason for which `move` would end the game (wall, reversal, self), or None if it is legal."""
     there = destination(state, state.head, move)
     if there is None:
         return End.WALL
@@ -65,7 +65,7 @@ def fatal_reason(state: State, move: Move) -> End | None:
 
 
 def step(state: State, move: Move) -> State:
-    """The state after `move`. A fatal move leaves the snake where it is and sets `end`.
+    """Return the state after `move`. A fatal move leaves the snake where it is and sets `end`.
 
     After a legal move the game may also end as board_full, trapped (no legal move is left) or starved
     (4 N^2 steps without an apple). Raises ValueError if the game is over already.
@@ -101,12 +101,12 @@ def step(state: State, move: Move) -> State:
 
 
 def end_game(state: State, reason: End) -> State:
-    """The same position, ended from outside (step cap, invalid reply) for `reason`."""
+    """Return the same position, ended from outside (step cap, invalid reply) for `reason`."""
     return replace(state, end=reason)
 
 
 def random_below(rng: int, bound: int) -> tuple[int, int]:
-    """(next generator state, number in [0, bound)): SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """Return (next generator state, number in [0, bound)): SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 
     The bias of the multiply-shift is below bound / 2^64.
     """
@@ -149,7 +149,7 @@ def _draw_obstacles(grid_size: int, start: Cell, rng: int) -> tuple[int, frozens
 
 
 def _stays_biconnected(open_to: dict[Cell, set[Cell]], start: Cell, closed: Cell) -> bool:
-    """Whether the board without `closed` would stay in one piece without any one more cell.
+    """Return whether the board without `closed` would stay in one piece without any one more cell.
 
     The board itself has this property. Depth-first search with low points: Hopcroft and Tarjan, CACM 16(6), 1973.
     """

@@ -2,7 +2,7 @@
 
 An index is three bits: 1 mirrors x, 2 mirrors y, 4 then swaps x and y. The rules treat all directions alike,
 so a move that is legal, fatal or on a shortest path stays so in the transformed position. Only the centre
-start cell of an even board is not mapped onto itself, which no rule looks at after the start.
+start cell of an even board is not mapped onto itself; no rule depends on it after the start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def transform_cell(cell: Cell, grid_size: int, symmetry: int) -> Cell:
 
 
 def inverse(symmetry: int) -> int:
-    """The symmetry that undoes `symmetry`: all undo themselves but the two quarter turns, which undo each other."""
+    """Return the symmetry that undoes `symmetry`: itself, but for the two quarter turns, which undo each other."""
     return {5: 6, 6: 5}.get(symmetry, symmetry)
 
 
@@ -40,7 +40,7 @@ def transform_move(move: Move, symmetry: int) -> Move:
 
 
 def transform_state(state: State, symmetry: int) -> State:
-    """The same position, turned or mirrored. The apple generator is left as it is: later apples differ."""
+    """Return the same position, turned or mirrored. The apple generator is left as it is: later apples differ."""
     n = state.grid_size
     return replace(
         state,

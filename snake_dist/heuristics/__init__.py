@@ -1,1 +1,1 @@
-"""Players that need no training: search over the board, and policies built on it. Imports game only."""
+"""Players that need no training: search over the board, and policies built on it."""

@@ -1,4 +1,4 @@
-"""Sets of cells as whole numbers, one bit a cell, so that a flood fill costs a few operations a step.
+"""Sets of cells as integers, one bit a cell, so that a flood fill costs a few operations a step.
 
 Bit x * (N + 1) + y stands for the cell (x, y). The bit between two columns belongs to no cell: it keeps a
 shift by one from running over into the next column.
@@ -14,20 +14,20 @@ from snake_dist.game.board import Cell
 
 @lru_cache(maxsize=128)
 def bits(grid_size: int) -> dict[Cell, int]:
-    """Cell -> its bit, for every cell of the board."""
+    """Return cell -> its bit, for every cell of the board."""
     n = grid_size
     return {(x, y): 1 << (x * (n + 1) + y) for x in range(n) for y in range(n)}
 
 
 @lru_cache(maxsize=128)
 def cells(grid_size: int) -> dict[int, Cell]:
-    """Bit -> its cell: the inverse of `bits`."""
+    """Return bit -> its cell: the inverse of `bits`."""
     return {bit: cell for cell, bit in bits(grid_size).items()}
 
 
 @lru_cache(maxsize=128)
 def spreader(grid_size: int, wrap: bool) -> Callable[[int], int]:
-    """The function that takes a set of cells to the cells one move away, bits of no cell included."""
+    """Return the function that maps a set of cells to the cells one move away, bits of no cell included."""
     n, width = grid_size, grid_size + 1
 
     def spread(members: int) -> int:
@@ -50,13 +50,13 @@ def spreader(grid_size: int, wrap: bool) -> Callable[[int], int]:
 
 @lru_cache(maxsize=128)
 def open_cells(grid_size: int, obstacles: frozenset[Cell]) -> int:
-    """Every cell that is no obstacle."""
+    """Return every cell that is no obstacle."""
     table = bits(grid_size)
     return sum(bit for cell, bit in table.items() if cell not in obstacles)
 
 
 def as_bits(grid_size: int, members: Iterable[Cell]) -> int:
-    """The set of these cells."""
+    """Return the set of these cells."""
     table, taken = bits(grid_size), 0
     for cell in members:
         taken |= table[cell]
@@ -64,7 +64,7 @@ def as_bits(grid_size: int, members: Iterable[Cell]) -> int:
 
 
 def as_cells(grid_size: int, members: int) -> list[Cell]:
-    """The cells of a set, sorted by (x, y)."""
+    """Return the cells of a set, sorted by (x, y)."""
     table, found = cells(grid_size), []
     while members:
         bit = members & -members

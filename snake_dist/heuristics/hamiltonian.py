@@ -1,15 +1,14 @@
-"""Hamiltonian cycles, and what to do where there is none.
+"""Hamiltonian cycles, and shortcuts along them.
 
 A snake that goes round a cycle through all cells never bites itself and fills the board. A cycle's cells are
 numbered by *slot*, in walking order.
 
 Even N, classic: a cycle of N^2 slots, up and down pairs of columns that a bar half way up joins. Of the cycles
 tried on 10x10 (rows, columns, combs, random trees) shortcuts along this one fill the board in the fewest steps.
-Odd N, classic: the board's colours differ by one cell, so no cycle
-exists. Instead the near-cycle of N^2 - 1 slots is used in which (0, 0) and (1, 1) share one slot: both touch
-(0, 1) and (1, 0), and the snake takes whichever holds the apple or is free. That still fills the board. Wrap,
-any N: each row is walked to the right and left upwards one column earlier than the row before, which closes
-after N rows. Obstacles: no cycle is looked for.
+Odd N, classic: the board's colours differ by one cell, so no cycle exists. A near-cycle of N^2 - 1 slots stands in, in
+which (0, 0) and (1, 1) share one slot: both touch (0, 1) and (1, 0), and the snake takes the one that holds the apple
+or is free. That still fills the board. Wrap, any N: the snake walks each row to the right and leaves it upwards one
+column earlier than the row before, which closes after N rows. Obstacles: no cycle.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _SHARED_SLOT = ((0, 0), (1, 1))
 
 
 def hamiltonian_move(state: State) -> Move | None:
-    """The move to the next slot; None without a cycle, or if the snake does not lie along it in order."""
+    """Return the move to the next slot; None without a cycle, or if the snake does not lie along it in order."""
     slots, count = cycle_slots(state.grid_size, state.mode)
     return _next_slot_move(state, slots, count) if slots and _lies_in_order(state, slots, count) else None
 
 
 @dataclass(frozen=True, slots=True)
 class CycleView:
-    """Where a snake stands on the cycle. Slots are counted on from the head's: from 0 again after a round."""
+    """Position of a snake on the cycle. Slots are counted on from the head's: from 0 again after a round."""
 
     head: int
     """Slot of the head, 0 to the number of slots minus 1."""
@@ -46,7 +45,7 @@ class CycleView:
 
 
 def view_cycle(state: State) -> CycleView | None:
-    """None without a cycle, or if the snake does not lie along it in order.
+    """Return where the snake stands; None without a cycle, or if the snake does not lie along it in order.
 
     Once the snake covers half the slots no shortcut is taken: it would only leave gaps to come back for. Nor is
     one taken while the apple is in the shared slot of an odd board, where the tail must not be as well.
@@ -65,7 +64,7 @@ def view_cycle(state: State) -> CycleView | None:
 
 
 def shortcut_path(state: State) -> Iterator[tuple[Move, int]]:
-    """(move, slot it leads to, counted as in `CycleView`), to the apple; nothing without a `view_cycle`.
+    """Yield (move, slot it leads to, counted as in `CycleView`), to the apple; nothing without a `view_cycle`.
 
     Each move goes as far along the cycle as `reach` allows, else to the next slot. The body then still lies in
     the cycle's order, so that going on slot by slot stays possible at any time.
@@ -93,13 +92,13 @@ def shortcut_path(state: State) -> Iterator[tuple[Move, int]]:
 
 
 def shortcut_move(state: State) -> Move | None:
-    """The first move of `shortcut_path`, if there is one."""
+    """Return the first move of `shortcut_path`, if any."""
     return next((move for move, _ in shortcut_path(state)), None)
 
 
 @lru_cache(maxsize=128)
 def cycle_slots(grid_size: int, mode: str) -> tuple[dict[Cell, int], int]:
-    """(cell -> its slot, number of slots); no cells and 0 slots in mode "obstacles"."""
+    """Return (cell -> its slot, number of slots); no cells and 0 slots in mode "obstacles"."""
     n = grid_size
     if mode == "obstacles":
         return {}, 0
@@ -117,7 +116,7 @@ def cycle_slots(grid_size: int, mode: str) -> tuple[dict[Cell, int], int]:
 
 
 def _comb(n: int) -> list[Cell]:
-    """A cycle for even N: around a tree of 2 x 2 blocks whose branches are the pairs of columns, its trunk a bar."""
+    """Return a cycle for even N: around a tree of 2 x 2 blocks; its branches are pairs of columns, its trunk a bar."""
     bar = n // 4 * 2
 
     def joined(a: Cell, b: Cell) -> bool:
@@ -139,13 +138,13 @@ def _back_and_forth(line: range, backwards: int) -> range:
 
 
 def _lies_in_order(state: State, slots: dict[Cell, int], count: int) -> bool:
-    """Whether the slots from tail to head rise, once around the cycle at most."""
+    """Return whether the slots from tail to head rise, once around the cycle at most."""
     taken = [slots[cell] for cell in state.body]
     return sum((ahead - behind) % count for ahead, behind in pairwise(taken)) < count
 
 
 def _next_slot_move(state: State, slots: dict[Cell, int], count: int) -> Move | None:
-    """The legal move to the next slot, if there is one.
+    """Return the legal move to the next slot, if any.
 
     In the shared slot of an odd board: onto the apple, unless the tail is there too. Head and tail would then
     share the slot, and the next slot might be taken. A round later the tail lies elsewhere.

@@ -10,7 +10,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, random_below
 from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
-from snake_dist.heuristics.search import apple_distance, free_now, safe_first_moves, shortest_path, tail_distances
+from snake_dist.heuristics.search import apple_distance, safe_first_moves, shortest_path, tail_distances
 
 _MASK64 = (1 << 64) - 1
 _RANDOM_LEGAL_STREAM = 0x5851F42D4C957F2D  # keeps these draws apart from the apples'
@@ -18,25 +18,25 @@ _STEP_STRIDE = 0xD1342543DE82EF95  # the generator's state only moves on with an
 
 
 def random_legal(state: State) -> Move:
-    """A uniformly drawn legal move; the draw is a function of the state."""
+    """Return a uniformly drawn legal move; the draw is a function of the state."""
     moves = legal_moves(state)
     _, index = random_below(state.rng ^ _RANDOM_LEGAL_STREAM ^ (state.steps * _STEP_STRIDE & _MASK64), len(moves))
     return moves[index]
 
 
 def greedy(state: State) -> Move:
-    """The legal move that ends nearest to the apple on the empty board."""
+    """Return the legal move that ends nearest to the apple on the empty board."""
     return min(legal_moves(state), key=lambda move: apple_distance(state, _after(state, move)))
 
 
 def bfs(state: State) -> Move:
-    """First step of a shortest path to the apple that keeps off body and tail; with none, random-legal."""
-    path = shortest_path(state, tail_free=False)
+    """Return the first step of a shortest path to the apple that keeps off body and tail; with none, random-legal."""
+    path = shortest_path(state)
     return path[0] if path else random_legal(state)
 
 
 def bfs_safe(state: State) -> Move:
-    """The first step of a shortest path to the apple after which the snake is tail-safe.
+    """Return the first step of a shortest path to the apple after which the snake is tail-safe.
 
     With none, the move that leaves the longest way to the tail, and of those the one farthest from the apple.
     Where every move cuts the tail off, as bfs.
@@ -51,11 +51,11 @@ def bfs_safe(state: State) -> Move:
 
 
 def dfs(state: State) -> Move:
-    """The first step of the path that depth-first search finds, nearer cells first; with none, random-legal.
+    """Return the first step of the path that depth-first search finds, nearer cells first; with none, random-legal.
 
     Like bfs it keeps off body and tail.
     """
-    unseen = free_now(state, tail_free=False)
+    unseen = set(state.free_cells())
     stack: list[tuple[Cell, Move | None]] = [(state.head, None)]
     while stack:
         cell, first = stack.pop()
@@ -68,12 +68,12 @@ def dfs(state: State) -> Move:
 
 
 def astar(state: State) -> Move:
-    """The first step of the shortest path that A* finds; with none, random-legal.
+    """Return the first step of the shortest path that A* finds; with none, random-legal.
 
     Like bfs it keeps off body and tail. The bound is the distance on the empty board; of equal sums the cell
     farther along goes first.
     """
-    free = free_now(state, tail_free=False)
+    free = set(state.free_cells())
     queue: list[tuple[int, int, Cell, Move | None]] = [(0, 0, state.head, None)]
     best = {state.head: 0}
     while queue:
@@ -89,12 +89,12 @@ def astar(state: State) -> Move:
 
 
 def hamiltonian(state: State) -> Move:
-    """The next cell of a Hamiltonian cycle; bfs-safe where there is none or the snake does not follow it."""
+    """Return the move to the next cell of a Hamiltonian cycle; without one, or off it, that of bfs-safe."""
     return hamiltonian_move(state) or bfs_safe(state)
 
 
 def hamiltonian_shortcuts(state: State) -> Move:
-    """Like hamiltonian, leaving out cells of the cycle where neither apple nor tail is passed."""
+    """Return hamiltonian's move, or one that leaves out cells of the cycle without passing the apple or the tail."""
     return shortcut_move(state) or bfs_safe(state)
 
 

@@ -1,11 +1,10 @@
-"""Search over one position: distances, shortest paths, reach, tail safety, and the set of optimal moves.
+"""Search over one position: distances, shortest paths, tail safety, and the set of optimal moves.
 
-Words used here. A cell is free *now* if neither obstacle nor body is on it. The tail's cell counts as free,
-because the tail leaves it in the next step: the apple never lies there, so that step does not eat. (In a
-snake of length 2 the tail is the neck, and its cell is not free.) A path runs over cells that are free now;
-body that would have moved away by the time is not awaited. So every path found here can be walked as it
-stands. A position is tail-safe if the head can reach the tail's cell over free cells: a snake that can follow
-its own tail lives on. A tail next to the head counts as reached.
+A cell is free *now* if neither obstacle nor body is on it. The tail's cell counts as free, because the tail leaves it
+in the next step: the apple never lies there, so that step does not eat. (In a snake of length 2 the tail is the neck,
+and its cell is not free.) A path runs over cells that are free now; it does not wait for body to move away, so the
+snake can walk it as it stands. A position is tail-safe if the head can reach the tail's cell over free cells: a snake
+that can follow its own tail lives on. A tail next to the head counts as reached.
 """
 
 from __future__ import annotations
@@ -21,16 +20,8 @@ MAX_PATHS_TRIED = 500
 """Shortest paths tried for each first move in search of a tail-safe one; there can be exponentially many."""
 
 
-def free_now(state: State, tail_free: bool = True) -> set[Cell]:
-    """The cells that are free now; without the tail's cell if `tail_free` is false."""
-    return set(as_cells(state.grid_size, _free(state, tail_free)))
-
-
 def distances(state: State, start: Cell) -> dict[Cell, int]:
-    """Steps from `start` to every cell that a path can reach, `start` itself included (0).
-
-    `start` may be any cell, occupied or not; the path then goes over cells that are free now.
-    """
+    """Return the steps from `start`, occupied or not, to every cell that a path can reach; itself included (0)."""
     layers = _layers(state, bits(state.grid_size)[start], _free(state))
     return {cell: steps for steps, layer in enumerate(layers) for cell in as_cells(state.grid_size, layer)}
 
@@ -79,22 +70,16 @@ def begins_shortest_path(state: State, move: Move) -> bool:
     return move in shortest_first_moves(state)[0]
 
 
-def shortest_path(state: State, tail_free: bool = True) -> list[Move] | None:
-    """A shortest path from head to apple, the first one in the order of `Move`; None if there is none.
+def shortest_path(state: State) -> list[Move] | None:
+    """Return a shortest path from head to apple that keeps off the tail's cell too, or None.
 
-    With `tail_free` false the path keeps off the tail's cell too.
+    It is the first one in the order of `Move`.
     """
-    return next(_shortest_paths(state, _apple_layers(state, tail_free)), None)
-
-
-def path_length(state: State) -> int | None:
-    """Steps of a shortest path to the apple; None if there is none."""
-    layers = _apple_layers(state)
-    return len(layers) if layers else None
+    return next(_shortest_paths(state, _apple_layers(state, tail_free=False)), None)
 
 
 def tail_distance(state: State, body: tuple[Cell, ...]) -> int | None:
-    """Steps from head to tail for a snake lying like `body` on this board; None if no path leads there."""
+    """Return the steps from head to tail for a snake that lies like `body` on this board; None without a path."""
     table = bits(state.grid_size)
     tail = table[body[-1]]
     free = open_cells(state.grid_size, state.obstacles) & ~as_bits(state.grid_size, body) | tail
@@ -105,7 +90,7 @@ def tail_distance(state: State, body: tuple[Cell, ...]) -> int | None:
 
 
 def tail_distances(state: State) -> dict[Move, int]:
-    """Legal move -> steps from head to tail after it; moves that cut the tail off are left out."""
+    """Return {legal move: steps from head to tail after it}, without moves that cut the tail off."""
     found = {}
     for move in legal_moves(state):
         there = destination(state, state.head, move)
@@ -117,7 +102,7 @@ def tail_distances(state: State) -> dict[Move, int]:
 
 
 def safe_first_moves(state: State) -> Iterator[Move]:
-    """The moves that begin a shortest path to the apple after which the snake is tail-safe.
+    """Yield the moves that begin a shortest path to the apple after which the snake is tail-safe.
 
     They come in the order of `Move`. For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe
     path beyond them goes unseen.
@@ -132,16 +117,16 @@ def safe_first_moves(state: State) -> Iterator[Move]:
 
 
 def optimal_moves(state: State) -> frozenset[Move]:
-    """The moves that shortest paths and tail safety give no reason to call worse than another.
+    """Return the moves that shortest paths and tail safety give no reason to call worse than another.
 
-    Those that begin a shortest tail-safe path to the apple; if there is none, those after which the tail
+    They are those that begin a shortest tail-safe path to the apple; if there is none, those after which the tail
     stays reachable; if there is none either, all legal moves.
     """
     return frozenset(safe_first_moves(state)) or frozenset(tail_distances(state)) or frozenset(legal_moves(state))
 
 
 def body_after(state: State, path: list[Move]) -> tuple[Cell, ...]:
-    """The snake after it has walked `path` and eaten the apple with the last step."""
+    """Return the snake after it has walked `path` and eaten the apple with the last step."""
     body, cell = list(state.body[: max(len(state.body) + 1 - len(path), 0)]), state.head
     walked = []
     for move in path:

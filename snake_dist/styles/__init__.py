@@ -1,1 +1,1 @@
-"""One style = what is shown (prompt), what is said (completion), and what of it is true (claims)."""
+"""A style: what a player is shown (prompt), what it says (completion), and what of it is true (claims)."""

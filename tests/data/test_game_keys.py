@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from snake_dist.data.game_keys import UNKNOWN_BLOCK_LINES, common_root, game_hash, game_keys, held_out_games
+from snake_dist.data.game_keys import UNKNOWN_BLOCK_LINES, common_root, game_keys
 from snake_dist.data.records import Record
-from snake_dist.errors import InputError
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.styles.catalog import PROMPT_STYLES, render_prompt
@@ -20,7 +17,7 @@ def records(prompts: list[str], games: list[str | int | None], file: str = "a.js
 
 
 def keys(found: list[Record]) -> list[str]:
-    keyed = list(game_keys(found))
+    keyed = list(game_keys(found, Path.cwd()))
     assert [record for record, _ in keyed] == found
     return [key for _, key in keyed]
 
@@ -83,36 +80,3 @@ def test_keys_stay_the_same_when_the_data_moves(tmp_path: Path) -> None:
     here, there = keys_below(tmp_path / "here"), keys_below(tmp_path / "there/deeper")
     assert here == there == ["x/bfs/B.jsonl#3", "y/bfs/B.jsonl#3"]
     assert common_root([tmp_path / "x/a.jsonl"]) == tmp_path / "x"
-
-
-@pytest.mark.parametrize(
-    ("games", "fraction", "expected"),
-    [(2, 0.01, 1), (2, 0.99, 1), (10, 0.05, 1), (30, 0.1, 3), (31, 0.1, 4), (1000, 0.05, 50), (3, 0.9, 2)],
-)
-def test_the_share_is_exact_and_neither_side_empty(games: int, fraction: float, expected: int) -> None:
-    assert len(held_out_games((str(game) for game in range(games)), fraction, 0)) == expected
-
-
-def test_what_is_held_out_depends_on_keys_fraction_and_seed_only() -> None:
-    games = [f"a.jsonl#{game}" for game in range(200)]
-    held_out = held_out_games(games, 0.1, 3)
-    assert held_out == held_out_games([*reversed(games), *games], 0.1, 3)
-    assert held_out < held_out_games(games, 0.2, 3)
-    assert held_out != held_out_games(games, 0.1, 4)
-    # With other games beside them, those held out before stay out but for the edge.
-    more = held_out_games([*games, "b.jsonl#1"], 0.1, 3)
-    assert len(held_out - more) <= 1
-    code = "from snake_dist.data.game_keys import game_hash; print(game_hash('a.jsonl#7', 3))"
-    other = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True)
-    assert int(other.stdout) == game_hash("a.jsonl#7", 3)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
-def test_an_impossible_fraction_is_refused(fraction: float) -> None:
-    with pytest.raises(InputError, match="fraction"):
-        held_out_games(["a", "b"], fraction, 0)
-
-
-def test_one_game_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="has 1, at least 2"):
-        held_out_games(["a", "a"], 0.5, 0)

@@ -35,7 +35,7 @@ SMALL = GenerationConfig(policy="bfs", grid_size=5, games=6, seed=40)
 
 def run(directory: Path, config: GenerationConfig, workers: int = 1) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(summary, lines) of a data set written to `directory`."""
-    summary = generate(config, directory, workers=workers, show_progress=False)
+    summary = generate(config, directory, workers=workers)
     assert summary == json.loads((directory / "summary.json").read_text())
     text = (directory / f"{config.policy.upper()}_dataset.jsonl").read_text()
     return summary, [json.loads(line) for line in text.splitlines()]
@@ -96,13 +96,13 @@ def test_a_data_set_is_its_games_move_by_move_to_the_last(tmp_path: Path, mode: 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     config = replace(SMALL, games=9, random_move_rate=0.3, augment_symmetries=True, min_score=4)
     for workers in (1, 2):
-        generate(config, tmp_path / str(workers), workers=workers, show_progress=False)
+        generate(config, tmp_path / str(workers), workers=workers)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / w).iterdir()} for w in ("1", "2"))
     assert one == two
     assert set(one) == {"BFS_dataset.jsonl", "summary.json", *(f"game_{i}.json" for i in range(1, 10))}
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
     # Game i is the same game in any data set that holds its seed.
-    generate(replace(config, games=2, seed=config.seed + 3), tmp_path / "3", workers=1, show_progress=False)
+    generate(replace(config, games=2, seed=config.seed + 3), tmp_path / "3", workers=1)
     first = json.loads((tmp_path / "3" / "game_1.json").read_text())
     assert first | {"game_id": 4} == json.loads(one["game_4.json"])
 
@@ -230,7 +230,7 @@ def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:
             assert copy["prompt"] == render_prompt(shown, "sentence")
             assert parse_reply(copy["completion"]) in legal_moves(shown)
     # Copies stay on their game's side of a split.
-    found = list(game_keys(read_records(resolve_paths([tmp_path / "augmented"]))))
+    found = list(game_keys(read_records(resolve_paths([tmp_path / "augmented"])), tmp_path))
     assert len({key for _, key in found}) == 2
 
 
@@ -266,7 +266,7 @@ def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
             check_generation(replace(SMALL, seed=seed))
         generate(replace(SMALL, seed=seed, seed_range=name), tmp_path / name, workers=1)
         record = next(read_records(resolve_paths([tmp_path / name])))
-        with pytest.raises(InputError, match=f"is a {name} seed"):
+        with pytest.raises(InputError, match=f"is a {name} seed, reserved for judging"):
             check_train_seed(record)
     with pytest.raises(InputError, match="seeds 999999995 to 1000000000"):
         check_generation(replace(SMALL, seed=999_999_995))
@@ -314,7 +314,7 @@ def test_an_output_directory_is_never_mixed_with_what_is_there(tmp_path: Path) -
     ):
         with pytest.raises(InputError, match=message):
             generate(SMALL, tmp_path / name, workers=1)
-    with pytest.raises(InputError, match="workers 0"):
+    with pytest.raises(InputError, match="--workers 0: at least 1"):
         generate(SMALL, tmp_path / "new", workers=0)
     with pytest.raises(InputError, match="no line of 6 games passes the filters min_score 24, only_survived True"):
         generate(replace(SMALL, policy="greedy", min_score=24, only_survived=True), tmp_path / "new", workers=1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snake_dist.data.records import Record, check_train_seed, read_records, resolve_paths
+from snake_dist.data.records import MAX_LINE_BYTES, Record, check_train_seed, read_records, resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 
@@ -59,18 +59,17 @@ BAD = {
     "a key appears twice: 'prompt'": b'{"prompt": "a", "prompt": "b", "completion": "Move: UP"}',
     "prompt contains half of a surrogate pair": b'{"prompt": "\\ud800", "completion": "Move: UP"}',
     "game_id is neither a string nor an integer": GOOD[:-1] + b', "game_id": 1.5}',
-    "over-long line, more than 6000 bytes": GOOD + b" " * 6000,
+    "over-long line, more than 1048576 bytes": GOOD + b" " * MAX_LINE_BYTES,
 }
 
 
 @pytest.mark.parametrize("reason", BAD)
 def test_a_bad_line_stops_with_its_place_or_is_counted(tmp_path: Path, reason: str) -> None:
-    max_line_bytes = max(6000, len(BAD[reason])) if "nesting" in reason else 6000
     path = write(tmp_path / "a.jsonl", GOOD, b"", BAD[reason], GOOD)
     with pytest.raises(InputError, match=f"^{re.escape(f'{path}:3: {reason.strip()}')}[^\n]*$"):
-        list(read_records([path], max_line_bytes=max_line_bytes))
+        list(read_records([path]))
     skipped: Counter[str] = Counter()
-    kept = list(read_records([path], "skip", skipped, max_line_bytes))
+    kept = list(read_records([path], "skip", skipped))
     assert [record.line for record in kept] == [1, 4]
     assert list(skipped.values()) == [1]
     # The counted reason is one of a few: it holds nothing of the line itself.
@@ -78,12 +77,14 @@ def test_a_bad_line_stops_with_its_place_or_is_counted(tmp_path: Path, reason: s
 
 
 def test_the_longest_line_allowed_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", GOOD, GOOD)
-    assert len(list(read_records([path], max_line_bytes=len(GOOD)))) == 2
+    longest = GOOD.ljust(MAX_LINE_BYTES)
+    path = write(tmp_path / "a.jsonl", longest, longest)
+    assert len(list(read_records([path]))) == 2
+    path.write_bytes(longest)
+    assert len(list(read_records([path]))) == 1
+    write(path, longest + b" ")
     with pytest.raises(InputError, match=":1: over-long"):
-        list(read_records([path], max_line_bytes=len(GOOD) - 1))
-    path.write_bytes(GOOD)
-    assert len(list(read_records([path], max_line_bytes=len(GOOD)))) == 1
+        list(read_records([path]))
 
 
 def test_no_record_at_all_is_an_error(tmp_path: Path) -> None:

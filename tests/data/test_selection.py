@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from snake_dist.data import batching, selection
 from snake_dist.data.batching import ExampleStream
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
-from snake_dist.data.selection import Split, draw, select
+from snake_dist.data.selection import Split, draw, game_hash, held_out_games, select
 from snake_dist.data.tokenization import INDEX_DTYPE
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
@@ -135,3 +137,36 @@ def test_memory_of_a_start_does_not_grow_with_the_number_of_lines(tmp_path, monk
     assert large[0] - small[0] < 500 * (1_200_000 - 40_000) / 40
     assert large[1] - small[1] < 100_000
     assert large[1] < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("games", "fraction", "expected"),
+    [(2, 0.01, 1), (2, 0.99, 1), (10, 0.05, 1), (30, 0.1, 3), (31, 0.1, 4), (1000, 0.05, 50), (3, 0.9, 2)],
+)
+def test_the_share_is_exact_and_neither_side_empty(games: int, fraction: float, expected: int) -> None:
+    assert len(held_out_games((str(game) for game in range(games)), fraction, 0)) == expected
+
+
+def test_what_is_held_out_depends_on_keys_fraction_and_seed_only() -> None:
+    games = [f"a.jsonl#{game}" for game in range(200)]
+    held_out = held_out_games(games, 0.1, 3)
+    assert held_out == held_out_games([*reversed(games), *games], 0.1, 3)
+    assert held_out < held_out_games(games, 0.2, 3)
+    assert held_out != held_out_games(games, 0.1, 4)
+    # With other games beside them, those held out before stay out but for the edge.
+    more = held_out_games([*games, "b.jsonl#1"], 0.1, 3)
+    assert len(held_out - more) <= 1
+    code = "from snake_dist.data.selection import game_hash; print(game_hash('a.jsonl#7', 3))"
+    other = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "1"}, capture_output=True, check=True)
+    assert int(other.stdout) == game_hash("a.jsonl#7", 3)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+def test_an_impossible_fraction_is_refused(fraction: float) -> None:
+    with pytest.raises(InputError, match="fraction"):
+        held_out_games(["a", "b"], fraction, 0)
+
+
+def test_one_game_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="has 1, at least 2"):
+        held_out_games(["a", "a"], 0.5, 0)

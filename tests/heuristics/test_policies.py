@@ -90,7 +90,7 @@ def test_greedy_takes_the_nearest_legal_move_over_edges_too() -> None:
 
 def test_bfs_and_astar_follow_shortest_paths() -> None:
     for state in positions():
-        path = shortest_path(state, tail_free=False)
+        path = shortest_path(state)
         for policy in ("bfs", "astar"):
             move = POLICIES[policy](state)
             if path is None:
@@ -107,7 +107,7 @@ def test_dfs_heads_for_the_apple_and_never_into_a_part_without_it() -> None:
         state = step(state, POLICIES["dfs"](state))
     assert state.score == 1
     for state in positions():
-        if shortest_path(state, tail_free=False):
+        if shortest_path(state):
             blocked = replace(state, obstacles=state.obstacles.union(state.body))
             assert state.apple in distances(blocked, step(state, POLICIES["dfs"](state)).head)
 

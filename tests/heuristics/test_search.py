@@ -15,10 +15,9 @@ from snake_dist.heuristics.policies import bfs_safe
 from snake_dist.heuristics.search import (
     body_after,
     distances,
-    free_now,
     optimal_moves,
-    path_length,
     safe_first_moves,
+    shortest_first_moves,
     shortest_path,
     tail_distance,
     tail_distances,
@@ -75,27 +74,21 @@ def test_the_positions_are_many_and_varied() -> None:
     assert len(positions()) > 400
     assert len({(state.grid_size, state.mode) for state in positions()}) == 12
     assert sum(not list(safe_first_moves(state)) for state in positions()) > 40
-    assert any(path_length(state) is None for state in positions())
+    assert any(shortest_first_moves(state)[1] is None for state in positions())
     assert any(not tail_distances(state) for state in positions())
 
 
-def test_free_cells_and_distances_equal_a_plain_search() -> None:
+def test_distances_equal_a_plain_search() -> None:
     for state in positions():
-        assert free_now(state) == plain_free(state)
-        assert free_now(state, tail_free=False) == set(state.free_cells())
         for start in {state.head, state.apple}:
             assert distances(state, start) == plain_distances(state, start, plain_free(state))
 
 
-@pytest.mark.parametrize("tail_free", [True, False])
-def test_shortest_path_is_shortest_and_can_be_walked(tail_free: bool) -> None:
+def test_shortest_path_is_shortest_and_can_be_walked() -> None:
     for state in positions():
-        free = plain_free(state) if tail_free else set(state.free_cells())
-        length = plain_distances(state, state.head, free).get(state.apple)
-        path = shortest_path(state, tail_free)
+        length = plain_distances(state, state.head, set(state.free_cells())).get(state.apple)
+        path = shortest_path(state)
         assert (path and len(path)) == length
-        if tail_free:
-            assert path_length(state) == length
         if path is None:
             continue
         walked = state
@@ -104,6 +97,13 @@ def test_shortest_path_is_shortest_and_can_be_walked(tail_free: bool) -> None:
             walked = step(replace(walked, steps_since_apple=0), move)
         assert walked.score == state.score + 1
         assert walked.body == body_after(state, path)
+
+
+def test_first_moves_of_shortest_paths_equal_an_enumeration() -> None:
+    for state in positions():
+        length = plain_distances(state, state.head, plain_free(state)).get(state.apple)
+        paths = plain_paths(state, length) if length else []
+        assert shortest_first_moves(state) == ({path[0] for path in paths}, length)
 
 
 def test_tail_distances_equal_a_plain_search_after_each_legal_move() -> None:
@@ -132,17 +132,18 @@ def test_optimal_moves_equal_an_enumeration_of_all_shortest_paths() -> None:
 def test_the_tails_cell_is_a_way_through_but_not_the_necks() -> None:
     # The head's only way out of the corner is the cell the tail leaves.
     corner = position((0, 0), (0, 1), (1, 1), (1, 0), apple=(3, 3))
-    assert shortest_path(corner) is not None
-    assert shortest_path(corner, tail_free=False) is None
+    assert shortest_first_moves(corner) == ({R}, 6)
+    assert shortest_path(corner) is None
     assert step(corner, R).end is None
     pair = position((0, 0), (0, 1), apple=(0, 2))
     assert shortest_path(pair) == [R, U, U, L]
+    assert shortest_first_moves(pair) == ({R}, 4)
 
 
 def test_a_path_into_a_dead_end_is_not_tail_safe() -> None:
     # The apple lies in the corner behind the body: eating it leaves no way out.
     state = position((0, 1), (1, 1), (1, 0), (2, 0), (3, 0), (3, 1), apple=(0, 0))
-    assert shortest_path(state) == [D]
+    assert shortest_first_moves(state) == ({D}, 1)
     assert list(safe_first_moves(state)) == []
     assert step(state, D).end is End.TRAPPED
     assert optimal_moves(state) == {U}
@@ -150,8 +151,8 @@ def test_a_path_into_a_dead_end_is_not_tail_safe() -> None:
 
 
 def test_wrap_distances_go_over_the_edge() -> None:
-    assert path_length(position((0, 0), apple=(3, 3), mode="wrap")) == 2
-    assert path_length(position((0, 0), apple=(3, 3))) == 6
+    assert shortest_first_moves(position((0, 0), apple=(3, 3), mode="wrap"))[1] == 2
+    assert shortest_first_moves(position((0, 0), apple=(3, 3)))[1] == 6
 
 
 @pytest.mark.parametrize("wrap", [False, True])

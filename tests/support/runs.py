@@ -25,7 +25,7 @@ RUN_VALUES = RunValues(
 def tiny_data(directory: Path, **overrides: Any) -> Path:
     """A few short games on a 5 x 5 board, with prompts and completions of very different lengths."""
     options: dict[str, Any] = {"grid_size": 5, "games": 6, "max_steps_per_game": 12, "style": "compact"}
-    generate(GenerationConfig(**options | overrides), directory, workers=1, show_progress=False)
+    generate(GenerationConfig(**options | overrides), directory, workers=1)
     return directory
 
 
