@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from re import Match
 
-from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.board import MODES, Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, step
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.heuristics.search import apple_offset
@@ -34,7 +34,9 @@ STEP = re.compile(r" (?P<move>[UDLR])(?P<to>\d+)")
 """After `MOVES`."""
 CYCLE_OPENING = "at "
 """Begins the replies of style cycle, in which the same words mean slots."""
-PROMPT_START = r"(?:grid (?P<size>\d{1,2}) )?(?:(?P<mode>wrap|obstacles) )?head (?P<head>(?:\d\d){1,2}) apple \d+ "
+PROMPT_START = (
+    rf"(?:grid (?P<size>\d{{1,2}}) )?(?:(?P<mode>{'|'.join(MODES[1:])}) )?head (?P<head>(?:\d\d){{1,2}}) apple \d+ "
+)
 
 _DEFAULT_GRID_SIZE = 10
 
