@@ -1,4 +1,4 @@
-"""Train a grid of settings, a run each, and say which plays better: docs/ablation.md.
+"""Train a grid of settings, one run each, and report which setting plays better: docs/ablation.md.
 
 python launcher/ablate.py launcher/recipes/ablate/presets.yaml
 python launcher/ablate.py launcher/recipes/ablate/presets.yaml --slurm
@@ -21,25 +21,25 @@ from snake_dist.cluster.slurm import render
 
 @dataclass(frozen=True)
 class Ablate:
-    """Train every run of a grid and compare them. The same command again goes on where it was."""
+    """Train every run of a grid and compare them. The same command resumes an ablation that was stopped."""
 
     grid: tyro.conf.Positional[Path]
-    """YAML with the grid."""
+    """YAML file of the grid."""
     output: Path | None = None
     """Directory of the runs and the result; default: logs/ablations/NAME."""
     slurm: bool = False
-    """Queue the runs as one array of jobs, and a job behind them that writes the result."""
+    """Queue the runs as one array of jobs, and behind it a job that writes the result."""
     table: bool = False
-    """Run nothing: write the result of what is finished."""
+    """Run nothing, and write the result of the runs that are finished."""
     dry_run: bool = False
-    """Print the commands, or with --slurm the scripts, and do nothing."""
+    """Print the commands, or with --slurm the scripts, and run nothing."""
 
 
 def main(argv: list[str]) -> None:
     flags = parse_dataclass(Ablate, argv)
 
     from snake_dist.ablation.grid import read_ablation
-    from snake_dist.ablation.runs import check_cells, commands, keep_grid, pending, table_job, write_results
+    from snake_dist.ablation.runs import check_cells, commands, copy_grid, pending, table_job, write_results
 
     ablation = read_ablation(flags.grid, flags.output, sys.executable)
     check_cells(ablation, is_here=not flags.slurm and not flags.table)
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         scripts = (render(job, program_flags) for job, program_flags in jobs)
         print("".join(scripts) if flags.slurm else "\n".join(map(shlex.join, commands(ablation))))
         return
-    keep_grid(ablation)
+    copy_grid(ablation)
     if flags.slurm:
         queued: dict[str, str] = {}
         for job, program_flags in jobs:

@@ -1,4 +1,4 @@
-"""Train in stages, each going on from the last adapter, on generated and corrected games, and judge each by playing.
+"""Train in stages, each from the last adapter, on generated and corrected games, and judge each stage by playing.
 
 python launcher/climb.py --recipe launcher/recipes/climb/fill-10x10.yaml --output runs/fill-10x10
 """
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         if code := run_all([step.command]):
             sys.exit(code)
         if not step.is_done():
-            print(f"{step.stage.name}: stopped; the same command goes on", flush=True)
+            print(f"{step.stage.name}: stopped; the same command resumes it", flush=True)
             return
     print(write_results(steps, config.output))
 

@@ -1,4 +1,4 @@
-"""Label a player's own games with what a teacher would have done: training data for its next round.
+"""Label a player's own games with a teacher's answers: training data for its next round.
 
 python launcher/play.py --player adapter DIR --seed-range train --games 100 --report REPORT --no-ladder
 python launcher/correct.py --games REPORT/games/adapter.jsonl --policy bfs-safe --style compact --output DATA

@@ -1,4 +1,4 @@
-"""The YAML of an ablation: a grid of settings times training seeds, a run each. docs/ablation.md says what it holds."""
+"""The YAML of an ablation: a grid of settings times training seeds, one run each (docs/ablation.md)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from snake_dist.run.config import train_flags
 
 KEYS = ("name", "base", "grid", "seeds", "compare", "launch")
 OWN_FLAGS = {"seed": "seeds", "output-dir": "--output", "resume": "each run's own directory"}
-"""Flags of train.py that an ablation sets itself -> from what."""
+"""Flags of train.py that an ablation sets itself -> the key or flag that it sets them from."""
 OWN_JOB_FLAGS = ("job-name", "variants", "seeds", "directory", "program")
 LONGEST_SETTING = 128
-"""Letters of a setting's name: it is a directory and a run in W&B."""
+"""Letters of a setting's name, which names a directory and a W&B run."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How each run is started."""
+    """How to start each run."""
 
     job: Job = field(default_factory=Job)
     launcher: Literal["torchrun", "deepspeed"] = "torchrun"
@@ -39,18 +39,18 @@ class Cell:
 
     name: str
     setting: str
-    """All but the seed, as a name."""
+    """Name of all but the seed."""
     choice: dict[str, str]
     """Axis -> label of its value."""
     seed: int
     flags: list[str]
-    """Of train.py, but for --output-dir and --resume."""
+    """Flags of train.py, without --output-dir and --resume."""
     directory: Path
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A grid that was read."""
+    """A grid and its runs."""
 
     name: str
     source: Path
@@ -60,17 +60,17 @@ class Ablation:
     compare: list[str]
     """Axes whose values are compared."""
     job: Job
-    """All runs, as one array."""
+    """The array of all runs."""
     launcher: str
     flags: list[str]
-    """What all runs have in common; --output-dir is the directory of their directories."""
+    """Flags that all runs share; --output-dir is the parent of their directories."""
     cells: list[Cell]
 
 
 def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation:
-    """The ablation of a YAML file; `output` defaults to logs/ablations/NAME.
+    """Read the ablation of a YAML file; `output` defaults to logs/ablations/NAME.
 
-    Raises InputError naming the file and the key of a fault.
+    Raises InputError naming the file and the faulty key.
     """
     spec = _read(path)
     name = str(spec.get("name", path.stem))
@@ -83,7 +83,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
     settings = _settings(axes, path)
     compare = _listed(spec.get("compare", list(axes)))
     if unknown := [axis for axis in compare if axis not in axes]:
-        raise InputError(f"{path}: compare: {unknown[0]!r} is no axis of the grid: {', '.join(axes)}")
+        raise InputError(f"{path}: compare: {unknown[0]!r} is not an axis of the grid: {', '.join(axes)}")
     launch = _launch(spec.get("launch", {}), f"{path}: launch")
     job = replace(
         launch.job,
@@ -114,7 +114,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
 def _read(path: Path) -> dict[str, Any]:
     spec = known_keys(read_mapping(path, str(path)), str(path), KEYS)
     if not as_mapping(spec.get("grid", {}), f"{path}: grid"):
-        raise InputError(f"{path}: grid: a flag with the list of its values is expected, or several")
+        raise InputError(f"{path}: grid: must map each flag to a list of values")
     return spec
 
 
@@ -123,26 +123,26 @@ def _listed(value: Any) -> list[str]:
 
 
 def _train_flags(mapping: Any, place: str) -> dict[str, Any]:
-    """Flag without its dashes -> value. Raises InputError for what is no flag, or not the user's to set here."""
+    """Map flags without dashes to values. Raises InputError for an unknown flag, or one that the ablation sets."""
     flags = train_flags(mapping, place)
     for name in OWN_FLAGS.keys() & flags:
-        raise InputError(f"{place}: {name}: is set from {OWN_FLAGS[name]}")
+        raise InputError(f"{place}: {name} is set from {OWN_FLAGS[name]}")
     return flags
 
 
 def _axis(axis: str, values: Any, place: str) -> dict[str, dict[str, Any]]:
-    """Label -> flags, from a flag's list of values or from a mapping of labels to flags that are set together."""
+    """Map labels to flags, from a flag's list of values or from a mapping of labels to flags that are set together."""
     if not values:
-        raise InputError(f"{place}: {values!r}: at least one value is expected")
+        raise InputError(f"{place}: {values!r}: must have at least one value")
     if isinstance(values, dict):
         named = {" ".join(label.split()): _train_flags(flags, f"{place}: {label}") for label, flags in values.items()}
     else:
         listed = [(" ".join(map(str, _listed(value))), _train_flags({axis: value}, place)) for value in _listed(values)]
         named = dict(listed)
         if len(named) < len(listed):
-            raise InputError(f"{place}: {values!r}: different values are expected")
+            raise InputError(f"{place}: {values!r}: must be different values")
     if len({_as_name(label) for label in named}) < len(named):
-        raise InputError(f"{place}: {', '.join(named)}: different as names of directories are expected")
+        raise InputError(f"{place}: {', '.join(named)}: must differ as names of directories")
     return named
 
 
@@ -160,15 +160,15 @@ def _check_each_flag_has_one_place(base: Mapping[str, Any], axes: Mapping[str, A
 
 
 def _settings(axes: Mapping[str, dict[str, dict[str, Any]]], path: Path) -> dict[str, tuple[dict[str, str], list[str]]]:
-    """Name -> (axis -> label, flags) of every combination of the axes' values."""
+    """Map the name of every combination of the axes' values to (axis -> label, flags)."""
     settings = {}
     for labels in itertools.product(*axes.values()):
         choice = dict(zip(axes, labels, strict=True))
         name = "_".join(f"{_as_name(axis)}-{_as_name(label)}" for axis, label in choice.items())
         if len(name) > LONGEST_SETTING:
             raise InputError(
-                f"{path}: grid: a run would be called {name}, more than {LONGEST_SETTING} letters: give the values "
-                "short names (AXIS: {NAME: {flag: value}})"
+                f"{path}: grid: the name {name} has more than {LONGEST_SETTING} letters: give the values short names "
+                "(AXIS: {NAME: {flag: value}})"
             )
         flags = [
             part for axis, label in choice.items() for part in flags_of(axes[axis][label], f"{path}: grid: {axis}")
@@ -181,16 +181,16 @@ def _seeds(values: Any, place: str) -> tuple[int, ...]:
     seeds = _listed(values)
     for seed in seeds:
         if not (isinstance(seed, str) and seed.isdigit()):
-            raise InputError(f"{place}: {seed!r}: a whole number from 0 on is expected")
+            raise InputError(f"{place}: {seed!r}: must be a whole number, at least 0")
     if not seeds or len({int(seed) for seed in seeds}) < len(seeds):
-        raise InputError(f"{place}: {values!r}: different numbers are expected, at least one")
+        raise InputError(f"{place}: {values!r}: must be one or several different numbers")
     return tuple(int(seed) for seed in seeds)
 
 
 def _launch(mapping: Any, place: str) -> Launch:
     for key in as_mapping(mapping, place):
         if key.replace("_", "-") in OWN_JOB_FLAGS:
-            raise InputError(f"{place}: {key}: is set by the ablation")
+            raise InputError(f"{place}: {key} is set by the ablation")
     try:
         return parse_dataclass(Launch, flags_of(mapping, place))
     except InputError as problem:

@@ -11,7 +11,7 @@ from snake_dist.evaluation.report.page_rows import axis_end, on_axis
 
 
 def render_page(analysis: Mapping[str, Any]) -> str:
-    """The page of what `ablation.json` holds. Its links go to the runs beside it."""
+    """Render `ablation.json` as a page, with links to the runs beside it."""
     rows, axis_max = _ladder(analysis["settings"])
     head, *table = setting_table(analysis["settings"])
     runs = [{"name": name, "apples": _apples_of(run, analysis["settings"])} for name, run in analysis["runs"].items()]
@@ -31,15 +31,15 @@ def render_page(analysis: Mapping[str, Any]) -> str:
 
 
 def _ladder(settings: list[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """(rows from weak to strong, apples at the axis' end), as ladder.html.j2 takes them."""
-    top = axis_end((found["apples"]["mean"], found["apples"]["ci95"]) for found in settings)
+    """Return (rows from weak to strong, apples at the axis' end) for ladder.html.j2."""
+    top = axis_end((setting["apples"]["mean"], setting["apples"]["ci95"]) for setting in settings)
     rows = []
-    for found in sorted(settings, key=lambda found: found["apples"]["mean"]):
-        apples = found["apples"]
+    for setting in sorted(settings, key=lambda setting: setting["apples"]["mean"]):
+        apples = setting["apples"]
         by_seed = apples["by_seed"].values()
         rows.append(
             {
-                "name": title(found["choice"]),
+                "name": title(setting["choice"]),
                 "kind": "model",
                 "runs": [round(100 * mean / top, 2) for mean in by_seed] if len(by_seed) > 1 else [],
                 **on_axis(apples["mean"], apples["ci95"], top),
@@ -49,5 +49,5 @@ def _ladder(settings: list[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], in
 
 
 def _apples_of(run: Mapping[str, Any], settings: list[Mapping[str, Any]]) -> str:
-    (found,) = (found for found in settings if found["name"] == run["setting"])
-    return f"{found['apples']['by_seed'][str(run['seed'])]:.2f}"
+    (setting,) = (setting for setting in settings if setting["name"] == run["setting"])
+    return f"{setting['apples']['by_seed'][str(run['seed'])]:.2f}"

@@ -1,4 +1,4 @@
-"""Run an ablation: check every cell before the first starts, go on where it was, gather what came of it."""
+"""The runs of an ablation: their checks before the first starts, their commands, their results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ HOW_NOT_WHAT = {
     "output-dir", "resume", "save-every", "keep-checkpoints", "rank-timeout-s", "log-every", "ds", "micro-batch-size",
     "gradient-checkpointing", "wandb-mode", "wandb-project", "wandb-group",
 }  # fmt: skip
-"""Flags in which a run that is there may differ from the grid: they decide neither what is learned nor the games."""
+"""Flags in which an existing run may differ from the grid: they change neither what it learned nor its games."""
 GRID_COPY = "grid.yaml"
 
 
 def check_cells(ablation: Ablation, *, is_here: bool) -> None:
-    """Raise InputError, naming the run, for flags that train.py would refuse, for equal runs, and for a run in its
-    place that was made otherwise. `is_here`: files are looked for on this machine, and one node's ranks run."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it would name the accelerator it finds
+    """Raise InputError, naming the run, for flags that train.py rejects, for equal runs, and for an existing run of
+    other flags. `is_here`: the files are on this machine, which runs the ranks of one node."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it would log the name of the accelerator
     size = ranks_per_node(ablation.job) if is_here else world_size(ablation.job)
     configs: dict[str, RunConfig] = {}
     for cell in ablation.cells:
@@ -47,7 +47,9 @@ def check_cells(ablation: Ablation, *, is_here: bool) -> None:
         except InputError as problem:
             raise InputError(f"{ablation.source}: {cell.name}: {problem}") from None
         if config.play.play_games == 0:
-            raise InputError(f"{ablation.source}: {cell.name}: play-games 0: runs are compared by their games")
+            raise InputError(
+                f"{ablation.source}: {cell.name}: play-games 0: an ablation compares the games of its runs"
+            )
         if twin := next((name for name, other in configs.items() if other == config), None):
             raise InputError(f"{ablation.source}: grid: {twin} and {cell.name} are the same run")
         configs[cell.name] = config
@@ -55,29 +57,28 @@ def check_cells(ablation: Ablation, *, is_here: bool) -> None:
 
 
 def _check_earlier_run(cell: Cell, config: RunConfig) -> None:
-    """train.py itself refuses to go on with another run, but does not look at one that is finished."""
+    """Raise InputError for an existing run of other flags: train.py does not check finished runs."""
     if not (cell.directory / CONFIG).is_file():
         return
-    there = parse_run_config(["--config", str(cell.directory / CONFIG)]).flat()
-    wanted = config.flat()
+    earlier = parse_run_config(["--config", str(cell.directory / CONFIG)]).flat()
     different = [
-        f"{name} {there[name]}, now {value}"
-        for name, value in wanted.items()
-        if there[name] != value and name not in HOW_NOT_WHAT
+        f"{name} {earlier[name]}, now {value}"
+        for name, value in config.flat().items()
+        if earlier[name] != value and name not in HOW_NOT_WHAT
     ]
     if different:
         raise InputError(
-            f"{cell.directory}: was made with {'; '.join(different)}: name another --output, or remove that directory"
+            f"{cell.directory}: has a run with {'; '.join(different)}: choose another --output or remove it"
         )
 
 
 def commands(ablation: Ablation) -> list[list[str]]:
-    """The command of each cell, for this machine."""
+    """List the command of each cell, for this machine."""
     return commands_for(ablation.job, ablation.flags, ablation.launcher, None)
 
 
 def pending(ablation: Ablation) -> Iterator[list[str]]:
-    """The commands of the cells that are not finished, each named on the terminal when its turn comes."""
+    """Yield the commands of the unfinished cells, and print the name of each cell at its turn."""
     for number, (cell, command) in enumerate(zip(ablation.cells, commands(ablation), strict=True), start=1):
         is_finished = state_of(cell)[0] == "finished"
         print(f"[{number}/{len(ablation.cells)}] {cell.name}{': finished before' if is_finished else ''}", flush=True)
@@ -85,8 +86,8 @@ def pending(ablation: Ablation) -> Iterator[list[str]]:
             yield command
 
 
-def keep_grid(ablation: Ablation) -> Path:
-    """A copy of the YAML beside the runs; returns its path."""
+def copy_grid(ablation: Ablation) -> Path:
+    """Copy the YAML beside the runs, and return the path of the copy."""
     copy = ablation.output / GRID_COPY
     copy.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(copy, ablation.source.read_text(encoding="utf-8"))
@@ -94,7 +95,7 @@ def keep_grid(ablation: Ablation) -> Path:
 
 
 def table_job(ablation: Ablation) -> tuple[Job, list[str]]:
-    """(job, flags of its program) that makes the table when all runs have ended, however they ended."""
+    """Return the job, and its program's flags, that writes the result once all runs have ended, failed ones too."""
     job = replace(
         ablation.job,
         job_name=f"{ablation.name}_table",
@@ -115,16 +116,16 @@ def table_job(ablation: Ablation) -> tuple[Job, list[str]]:
 
 
 def state_of(cell: Cell) -> tuple[str, str]:
-    """(state, what is to be said of it) of a cell's run."""
+    """Return the state of a cell's run, and a description of it."""
     status = read_status(cell.directory)
     if status is None:
         return "not started", "not started"
-    said = f"{status.state} at step {status.step} of {status.num_steps}"
-    return status.state, f"{said}: {status.reason}" if status.reason else said
+    description = f"{status.state} at step {status.step} of {status.num_steps}"
+    return status.state, f"{description}: {status.reason}" if status.reason else description
 
 
 def write_results(ablation: Ablation) -> str:
-    """Write ablation.json, .md and .html of the finished runs; returns the Markdown. Raises InputError without any."""
+    """Write ablation.json, .md and .html of the finished runs, and return the Markdown. Raises InputError."""
     states = {cell.name: state_of(cell) for cell in ablation.cells}
     finished = [cell for cell in ablation.cells if states[cell.name][0] == "finished"]
     if not finished:
@@ -133,7 +134,7 @@ def write_results(ablation: Ablation) -> str:
         "name": ablation.name,
         **analyse([_result(cell) for cell in finished], ablation.axes, ablation.compare),
         "runs": {cell.name: {"seed": cell.seed, "setting": cell.setting} for cell in finished},
-        "unfinished": {name: said for name, (state, said) in states.items() if state != "finished"},
+        "unfinished": {name: description for name, (state, description) in states.items() if state != "finished"},
     }
     write_json_atomically(ablation.output / "ablation.json", analysis)
     text = render_markdown(analysis)
@@ -143,7 +144,7 @@ def write_results(ablation: Ablation) -> str:
 
 
 def _result(cell: Cell) -> FinishedRun:
-    """What a finished run left. Raises InputError if it is not all there."""
+    """Read a finished run's results. Raises InputError if a file is missing or incomplete."""
     try:
         summary = read_summary(cell.directory)
         report = json.loads((cell.directory / REPORT_DIR / REPORT).read_text(encoding="utf-8"))
@@ -164,6 +165,6 @@ def _result(cell: Cell) -> FinishedRun:
             seconds=training["seconds"],
         )
     except OSError as problem:
-        raise InputError(f"{problem.filename}: {problem.strerror}: a finished run that played games has it") from None
+        raise InputError(f"{problem.filename}: {problem.strerror}: the run is finished but has no results") from None
     except (ValueError, KeyError) as problem:
-        raise InputError(f"{cell.directory}: not the files of a finished run that played games ({problem!r})") from None
+        raise InputError(f"{cell.directory}: incomplete results of a finished run ({problem!r})") from None

@@ -1,6 +1,6 @@
-"""What an ablation found: each setting with an interval over its training seeds, and which value of an axis is better.
+"""The verdicts of an ablation: which value of an axis is better, and each setting's interval over training seeds.
 
-Values of an axis are compared in pairs of runs that differ in nothing else: the same other settings, the same seed.
+It compares values of an axis in pairs of runs that differ in nothing else: neither in other settings nor in seed.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from snake_dist.evaluation.report.numbers import markdown_table
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run of the grid, judged."""
+    """A run of the grid with its results."""
 
     name: str
     setting: str
-    """All but the seed."""
+    """Name of all but the seed."""
     choice: Mapping[str, str]
-    """Axis -> the value it has here."""
+    """Axis -> its value in this run."""
     seed: int
     games: Mapping[str, Any]
-    """What was played, as report.json has it: only apples of the same games are compared."""
+    """Settings of the games, as in report.json: runs are compared only if these are equal."""
     apples: Mapping[int, int]
     """Game seed -> apples, by rising seed."""
     legal_move_rate: float
     held_out_loss: float
     num_tokens: int
-    """Trained on, prompts included."""
+    """Number of training tokens, prompts included."""
     seconds: float
-    """Of training."""
+    """Seconds of training."""
 
 
 def analyse(runs: Sequence[FinishedRun], axes: Mapping[str, Sequence[str]], compare: Sequence[str]) -> dict[str, Any]:
-    """{"settings": [one a setting], "verdicts": {axis in `compare`: [one a pair of its values, best first]}}.
+    """Return {"settings": [one per setting], "verdicts": {axis of `compare`: [one per pair of values, best first]}}.
 
-    `axes`: axis -> its values. All as JSON; a verdict has its words under "says".
+    `axes`: axis -> its values. The result is JSON; a verdict has its sentence under "says".
     """
     by_setting: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -52,9 +52,9 @@ def analyse(runs: Sequence[FinishedRun], axes: Mapping[str, Sequence[str]], comp
 
 
 def _summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The runs of one setting."""
+    """Average the runs of one setting."""
     interval = interval_over_runs([list(run.apples.values()) for run in runs])
-    if interval is not None:  # fewer apples than none there cannot be
+    if interval is not None:  # a game cannot have fewer than no apples
         interval = max(0.0, interval[0]), interval[1]
     return {
         "name": runs[0].setting,
@@ -83,17 +83,17 @@ def _verdicts(runs: Sequence[FinishedRun], axis: str, values: Sequence[str]) -> 
 
 
 def _verdict(runs: Sequence[FinishedRun], axis: str, one: str, other: str) -> dict[str, Any]:
-    """How `one` value of the axis compares with another."""
+    """Compare `one` value of the axis with the other."""
     sides = [{_rest(run, axis): run for run in runs if run.choice[axis] == value} for value in (one, other)]
     pairs = [(sides[0][rest], sides[1][rest]) for rest in sides[0] if rest in sides[1]]
-    found: dict[str, Any] = {"values": [one, other], "pairs": len(pairs), "seeds": len({a.seed for a, _ in pairs})}
+    verdict: dict[str, Any] = {"values": [one, other], "pairs": len(pairs), "seeds": len({a.seed for a, _ in pairs})}
     if not pairs:
-        return found | {"says": f"{one} and {other}: no pair of finished runs"}
+        return verdict | {"says": f"{one} and {other}: no pair of finished runs"}
     if any(a.games != b.games for a, b in pairs):
-        return found | {"says": f"{one} and {other} were judged by different games: not compared"}
+        return verdict | {"says": f"{one} and {other} were judged by different games: not compared"}
     gains = [[a.apples[game] - b.apples[game] for game in a.apples] for a, b in pairs]
     mean, interval = fmean(map(fmean, gains)), interval_over_runs(gains)
-    return found | {"mean": mean, "ci95": as_json(interval), "says": _words(one, other, mean, interval, len(pairs))}
+    return verdict | {"mean": mean, "ci95": as_json(interval), "says": _words(one, other, mean, interval, len(pairs))}
 
 
 def _rest(run: FinishedRun, axis: str) -> tuple[Any, ...]:
@@ -104,62 +104,62 @@ def _words(one: str, other: str, mean: float, interval: tuple[float, float] | No
     if interval is not None and not interval[0] <= 0 <= interval[1]:
         winner, loser = (one, other) if mean > 0 else (other, one)
         gain = with_interval(abs(mean), (abs(interval[mean < 0]), abs(interval[mean > 0])))
-        said = f"{winner} beats {loser} by {gain} apples a game"
+        verdict = f"{winner} beats {loser} by {gain} apples a game"
     else:
         gain = with_interval(mean, interval, sign="+")
-        said = f"no difference shown: {one} over {other} {gain} apples a game"
+        verdict = f"no difference shown: {one} over {other} {gain} apples a game"
     if num_pairs > 1:
-        return f"{said}, {num_pairs} pairs of runs"
-    return f"{said}, one pair of runs: the interval is over games alone and says nothing of other training seeds"
+        return f"{verdict}, {num_pairs} pairs of runs"
+    return f"{verdict}, one pair of runs: the interval is over games alone and says nothing of other training seeds"
 
 
 def title(choice: Mapping[str, str]) -> str:
-    """A setting, for people."""
+    """Write a setting as a title."""
     return ", ".join(f"{axis} {value}" for axis, value in choice.items())
 
 
 def setting_table(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the head first, then settings from strong to weak."""
+    """Return rows of text: the head, then the settings from strong to weak."""
     rows = [["setting", "seeds", "apples a game", "legal moves %", "held-out loss", "tokens", "training s"]]
-    for found in sorted(settings, key=lambda found: -found["apples"]["mean"]):
-        apples = found["apples"]
+    for setting in sorted(settings, key=lambda setting: -setting["apples"]["mean"]):
+        apples = setting["apples"]
         rows.append(
             [
-                title(found["choice"]),
+                title(setting["choice"]),
                 str(len(apples["by_seed"])),
                 with_interval(apples["mean"], apples["ci95"]),
-                f"{100 * found['legal_move_rate']:.2f}",
-                f"{found['held_out_loss']:.4f}",
-                f"{found['num_tokens']:,}",
-                f"{found['seconds']:.0f}",
+                f"{100 * setting['legal_move_rate']:.2f}",
+                f"{setting['held_out_loss']:.4f}",
+                f"{setting['num_tokens']:,}",
+                f"{setting['seconds']:.0f}",
             ]
         )
     return rows
 
 
 def notes(analysis: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know of the intervals."""
-    seeds = {len(found["apples"]["by_seed"]) for found in analysis["settings"]}
-    said = []
+    """Explain the intervals to the reader."""
+    seeds = {len(setting["apples"]["by_seed"]) for setting in analysis["settings"]}
+    sentences = []
     if max(seeds) > 1:
-        said.append(
+        sentences.append(
             "Brackets are 95 % intervals over training seeds (Student's t over the runs' means, never narrower than "
             "the bootstrap over games): two seeds give wide ones, five useful ones."
         )
     if min(seeds) == 1:
-        said.append(
+        sentences.append(
             "With one training seed brackets are 95 % intervals over games, and say nothing of other training seeds."
         )
     compared = sum("ci95" in verdict for verdicts in analysis["verdicts"].values() for verdict in verdicts)
     if compared > 1:
-        said.append(
+        sentences.append(
             f"Of {compared} comparisons each has its own 95 %: the more there are, the more are wrong by chance."
         )
-    return said
+    return sentences
 
 
 def render_markdown(analysis: Mapping[str, Any]) -> str:
-    """The whole result as Markdown that also reads well on a terminal."""
+    """Render the whole result as Markdown that is readable on a terminal too."""
     lines = [f"# {analysis['name']}", "", markdown_table(setting_table(analysis["settings"]), is_padded=True), ""]
     for axis, verdicts in analysis["verdicts"].items():
         lines += [f"- {axis}: {verdict['says']}." for verdict in verdicts]

@@ -1,9 +1,9 @@
-"""On-policy correction: what a teacher would have done where a player came to (DAgger: Ross et al., AISTATS 2011).
+"""On-policy correction: a teacher labels the positions of a player's games (DAgger: Ross et al., AISTATS 2011).
 
-A model that learned from a teacher's games alone has never seen what its own mistakes lead to. Here its logged games
-of training seeds are walked again, and each position it was asked about may become a line that teaches the teacher's
-answer: always where the two differ, where the player said something false, shortly before a death and where the
-teacher leaves an apple beside the head alone, elsewhere at a rate.
+A model that learned from a teacher's games alone has never seen the positions after its own mistakes. Correction
+replays its logged games of training seeds, and may turn each position that the player was asked about into a line
+with the teacher's answer: always if the two differ, if the player said something false, shortly before a death, or if
+the teacher declines an apple beside the head; otherwise at a rate.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ DEATHS = (End.WALL.value, End.SELF.value, End.REVERSAL.value, End.TRAPPED.value,
 
 @dataclass(frozen=True)
 class Correction:
-    """Label the positions of played games with what a teacher would have done, as training data."""
+    """Label the positions of played games with a teacher's answers, as training data."""
 
     games: tuple[Path, ...]
     """Logs of games of training seeds: `games/NAME.jsonl` of a report that play.py --seed-range train wrote."""
     output: Path
     """Directory, new or empty."""
     policy: PolicyName = "bfs-safe"
-    """Teacher."""
+    """Heuristic that is the teacher."""
     style: StyleName = "compact"
-    """How prompt and completion are written: the style that the player was trained on."""
+    """Style of prompt and completion: the one that the player was trained on."""
     agreement_rate: float = 0.2
-    """Share, 0 to 1, of the positions where nothing was wrong that give a line, drawn at random."""
+    """Share, 0 to 1, of the positions without a fault that give a line, drawn at random."""
     before_death: int = 8
-    """So many last replies of a game that ended in death give lines, whoever was right."""
+    """This many last replies before a death give lines, right or wrong."""
     max_lines_per_length: int = 0
-    """Lines that one game gives for each snake length, at most, drawn at random; 0 for no limit."""
+    """Largest number of lines per game and snake length, drawn at random; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class _Position:
-    """One line to be."""
+    """A position that gives a line."""
 
     state: State
     completion: str
@@ -63,27 +63,27 @@ class _Position:
 
 
 def check_correction(config: Correction) -> None:
-    """Raise InputError unless games can be labelled like this."""
+    """Raise InputError unless these flags can label games."""
     check_policy(config.policy)
     check_style(config.style)
     check_teacher(config.style, config.policy)
     if not 0 <= config.agreement_rate <= 1:
-        raise InputError(f"--agreement-rate {config.agreement_rate}: 0 to 1")
+        raise InputError(f"--agreement-rate {config.agreement_rate}: must be 0 to 1")
     check_at_least(config, before_death=0, max_lines_per_length=0)
 
 
 def correct(config: Correction) -> dict[str, Any]:
-    """Write the data set, `CORRECTIONS_dataset.jsonl` with `summary.json` beside it; returns the summary.
+    """Write the data set, `CORRECTIONS_dataset.jsonl` with `summary.json` beside it, and return the summary.
 
-    The directory appears complete or not at all. Raises InputError for bad flags, logs that cannot be read, games
-    of seeds that are not for training, and when no line is left.
+    The directory appears complete or not at all. Raises InputError for bad flags, for unreadable logs, for games of
+    seeds that are not for training, and if the games give no line.
     """
     check_correction(config)
     played = [(path, read_log(path, check=True)) for path in config.games]
     for path, games in played:
         for _, episode in games:
             if episode.seed not in SEED_RANGES["train"]:
-                raise InputError(f"{path}: has a game of seed {episode.seed}: only training seeds may be trained on")
+                raise InputError(f"{path}: has a game of seed {episode.seed}, which is not a training seed")
     counts: Counter[str] = Counter()
     lengths: Counter[int] = Counter()
     with new_data_directory(config.output) as building:
@@ -97,7 +97,7 @@ def correct(config: Correction) -> dict[str, Any]:
             os.fsync(dataset.fileno())
         num_lines = sum(lengths.values())
         if num_lines == 0:
-            raise InputError(f"no line of {sum(len(games) for _, games in played)} games is left: {dict(counts)}")
+            raise InputError(f"{sum(len(games) for _, games in played)} games give no line: {dict(counts)}")
         summary = {
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "logs": [_provenance(path, games) for path, games in played],
@@ -109,7 +109,7 @@ def correct(config: Correction) -> dict[str, Any]:
 
 
 def _provenance(path: Path, games: Sequence[tuple[Header, Episode]]) -> dict[str, Any]:
-    """Whose games these are."""
+    """Describe a log: its players and its games."""
     scores = [episode.score for _, episode in games]
     return {
         "path": str(path),
@@ -146,7 +146,7 @@ def _lines(config: Correction, header: Header, episode: Episode, counts: Counter
 
 
 def _positions(config: Correction, episode: Episode, counts: Counter[str]) -> Iterator[_Position]:
-    """The positions of one game that give lines, in the order of play."""
+    """Yield the positions of one game that give lines, in the order of play."""
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
     dangerous = episode.num_replies - (config.before_death if episode.end in DEATHS else 0)
     rng = generator("agreements", episode.seed)

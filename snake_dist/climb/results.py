@@ -1,4 +1,4 @@
-"""What came out of a climb's stages: `climb.json`, and the table of `climb.md`."""
+"""The results of a climb's stages: `climb.json`, and the table of `climb.md`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD = (
 
 
 def write_results(steps: Sequence[Step], output: Path) -> str:
-    """Write both files, with every judged stage; returns the table: each stage, after the base model on its board."""
+    """Write both files, with every judged stage, and return the table: each board's base model, then its stages."""
     stages = list(_judged(steps, output))
     write_json_atomically(output / "climb.json", {"stages": [stage for stage, _ in stages]})
     rows: list[Sequence[str]] = [HEAD]
@@ -42,7 +42,7 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
 
 
 def _judged(steps: Sequence[Step], output: Path) -> Iterator[tuple[dict[str, Any], _Rates]]:
-    """What a training's record and the report say of each stage that has both; paths are relative to `output`."""
+    """Join the run's summary and the report of each stage that has both; paths are relative to `output`."""
     import yaml
 
     for directory in dict.fromkeys(step.stage for step in steps):
@@ -69,7 +69,7 @@ def _judged(steps: Sequence[Step], output: Path) -> Iterator[tuple[dict[str, Any
 
 
 class _Rates(TypedDict):
-    """The metrics of a player's games that climb.json has."""
+    """The metrics of a player's games in climb.json."""
 
     games: int
     apples: Apples
@@ -78,7 +78,7 @@ class _Rates(TypedDict):
     steps_per_apple: float | None
     steps_to_fill: Mean
     bank_legal_rate: Rate | None
-    """Of the bank's positions; None where the stage has no bank."""
+    """Share of legal moves in the state bank; None if the report has no bank."""
 
 
 def _rates(results: Results, name: str) -> _Rates:

@@ -1,13 +1,13 @@
-"""A recipe of stages, each training on from the last adapter: curriculum and on-policy correction.
+"""A recipe of stages, each of which trains the adapter of the stage before: curriculum and on-policy correction.
 
 A stage is a directory below the climb's, and a few commands of `launcher/`, run one after another:
 
 generate  writes games of heuristics (generate_data.py), once or several times
-correct   the adapter so far plays training games (play.py), a teacher labels where it came to (correct.py)
+correct   lets the adapter play training games (play.py), and a teacher label its positions (correct.py)
 train     trains on the data of all stages so far, or of this one alone, from the adapter of the stage before (train.py)
 play      judges the new adapter (play.py)
 
-A command whose result is there is not run again, so the same command line goes on with a stopped climb; a training
+A command whose result exists is not run again, so the same command line resumes a climb that was stopped; a training
 that was stopped resumes exactly.
 """
 
@@ -33,8 +33,9 @@ from snake_dist.recipes import dashed, flags_of, known_keys, read_mapping
 from snake_dist.run.config import check_run_flags
 
 FIRST_OWN_GAME = 500_000_000
-"""Seeds from here on are those of the adapters' own training games, so many for each stage:"""
+"""The first seed of the adapters' own training games."""
 OWN_GAMES = 1_000_000
+"""Seeds of own training games per stage."""
 _KEYS = {"ranks", "generate", "train", "play", "stages"}
 _STAGE_KEYS = {"name", "generate", "correct", "train", "play", "earlier-data", "from-base"}
 _OWNED = ("output", "output-dir", "resume", "data", "init-adapter", "player", "report", "games-log", "config")
@@ -42,14 +43,14 @@ _OWNED = ("output", "output-dir", "resume", "data", "init-adapter", "player", "r
 
 @dataclass(frozen=True)
 class Climb:
-    """Train in stages, each going on from the last adapter, and judge every stage by playing."""
+    """Train in stages, each from the adapter of the stage before, and judge every stage by playing."""
 
     recipe: Path
-    """YAML: what to do; docs/climb.md."""
+    """YAML file of the stages: see docs/climb.md."""
     output: Path
-    """Directory of this climb; the same command goes on with one that was stopped."""
+    """Directory of this climb; the same command resumes a climb that was stopped."""
     dry_run: bool = False
-    """Print the commands and do nothing."""
+    """Print the commands, and run nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Step:
 
     stage: Path
     result: Path
-    """There, or for a training finished, once the command has succeeded."""
+    """This file exists once the command has succeeded; that of a training also says "finished"."""
     command: list[str]
 
     def is_done(self) -> bool:
@@ -70,20 +71,20 @@ class Step:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage of the recipe, its keys known ones."""
+    """A stage of the recipe, without unknown keys."""
 
     number: int
     keys: Mapping[str, Any]
     place: str
-    """Names it in errors."""
+    """File and number of the stage, for errors."""
     directory: Path
     start: list[str]
-    """Begins a command that runs on the recipe's ranks."""
+    """Words before a program that start it on the recipe's ranks."""
 
     def generate(self, common: Any) -> Iterator[Step]:
-        """`common`, here and below: the recipe's flags of the program for all stages."""
-        wanted, place = self.keys.get("generate", []), f"{self.place}: generate"
-        for i, part in enumerate(wanted if isinstance(wanted, list) else [wanted], start=1):
+        """Yield the commands that generate data. `common`, here and below: the program's flags for all stages."""
+        parts, place = self.keys.get("generate", []), f"{self.place}: generate"
+        for i, part in enumerate(parts if isinstance(parts, list) else [parts], start=1):
             output = self.directory / f"data-{i}"
             flags = _flags_over(common, part, place)
             with _named(place):
@@ -92,7 +93,7 @@ class _Stage:
             yield Step(self.directory, output / SUMMARY, command)
 
     def correct(self, adapter: Path) -> list[Step]:
-        """The adapter plays, a teacher labels."""
+        """Return the commands by which the adapter plays and a teacher labels its games."""
         place = f"{self.place}: correct"
         label = dashed(self.keys["correct"], place)
         play = {key: label.pop(key) for key in ("games", "max-steps") if key in label}
@@ -130,12 +131,12 @@ class _Stage:
     def is_true(self, key: str, default: str) -> bool:
         value = self.keys.get(key, default)
         if value not in ("true", "false"):
-            raise InputError(f"{self.place}: {key} is {value!r}: true or false")
+            raise InputError(f"{self.place}: {key} is {value!r}: must be true or false")
         return bool(value == "true")
 
 
 def read_climb(config: Climb) -> list[Step]:
-    """All commands of a recipe in their order, their flags checked. Raises InputError naming file, stage and key."""
+    """List all commands of a recipe in their order, their flags checked. Raises InputError naming file, stage, key."""
     recipe = known_keys(read_mapping(config.recipe, str(config.recipe)), str(config.recipe), _KEYS)
     ranks = _whole(recipe.get("ranks", "1"), f"{config.recipe}: ranks")
     steps: list[Step] = []
@@ -150,13 +151,13 @@ def read_climb(config: Climb) -> list[Step]:
         steps += written
         if "correct" in stage.keys:
             if adapter is None:
-                raise InputError(f"{stage.place}: correct: there is no adapter yet whose games could be corrected")
+                raise InputError(f"{stage.place}: correct: no earlier stage trained an adapter that could play")
             played, corrected = stage.correct(adapter)
             steps += [played, corrected]
             written.append(corrected)
         data += [step.result.parent for step in written]
         if not data:
-            raise InputError(f"{stage.place}: there is nothing to train on: generate is missing")
+            raise InputError(f"{stage.place}: no data to train on: generate is missing")
         steps.append(stage.train(recipe.get("train"), data, adapter, ranks))
         adapter = stage.directory / "run" / ADAPTER_DIR
         steps.append(stage.judge(recipe.get("play"), adapter))
@@ -166,20 +167,20 @@ def read_climb(config: Climb) -> list[Step]:
 def _stages(recipe: Mapping[str, Any], config: Climb, start: list[str]) -> Iterator[_Stage]:
     stages = recipe.get("stages")
     if not isinstance(stages, list) or not stages:
-        raise InputError(f"{config.recipe}: stages: a list of stages is expected")
+        raise InputError(f"{config.recipe}: stages: must be a list of stages")
     names: set[str] = set()
     for number, stage in enumerate(stages, start=1):
         place = f"{config.recipe}: stage {number}"
         keys = known_keys(stage, place, _STAGE_KEYS)
         name = str(keys.get("name", ""))
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name) or name in names:
-            raise InputError(f"{place}: name {name!r}: small letters, digits and -, another for each stage")
+            raise InputError(f"{place}: name {name!r}: must be small letters, digits and -, unlike other stages")
         names.add(name)
         yield _Stage(number, keys, place, config.output / f"{number}-{name}", start)
 
 
 def _flags_over(common: Any, own: Any, place: str) -> list[str]:
-    """A stage's own flags of a program over those of all stages."""
+    """Return a program's flags for all stages, overridden by those of this stage."""
     return _flags(dashed(common or {}, place) | dashed(own or {}, place), place)
 
 
@@ -193,7 +194,7 @@ def _flags(value: Any, place: str) -> list[str]:
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Puts the place in front of what is wrong with it."""
+    """Put the place in front of an InputError's message."""
     try:
         yield
     except InputError as problem:
@@ -202,5 +203,5 @@ def _named(place: str) -> Iterator[None]:
 
 def _whole(text: Any, place: str) -> int:
     if not str(text).isdigit() or int(text) < 1:
-        raise InputError(f"{place} is {text!r}: a whole number from 1 on is expected")
+        raise InputError(f"{place} is {text!r}: must be a whole number, at least 1")
     return int(text)

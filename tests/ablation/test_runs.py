@@ -28,7 +28,7 @@ FAULTS = {
     "a cell's value": ({"grid": {"adapter": ["lora", "lroa"]}}, "adapter-lroa-seed-0: .*lroa"),
     "batch": (PRESETS | {"base": {"global-batch-size": 9}}, "preset-lightweight-seed-0: --global-batch-size 9 is not"),
     "batch on ranks": (PRESETS | {"launch": {"ranks-per-node": 3}}, "not divisible by 3 ranks"),
-    "no games": (PRESETS | {"base": {"play-games": 0}}, "play-games 0: runs are compared by their games"),
+    "no games": (PRESETS | {"base": {"play-games": 0}}, "play-games 0: an ablation compares the games"),
     "the same run twice": (
         {"grid": {"learning-rate": ["1e-3", "0.001"]}},
         "learning-rate-1e-3-seed-0 and learning-rate-0.001-seed-0 are the same run",
@@ -58,7 +58,7 @@ def test_a_directory_of_another_grid_is_refused_even_where_its_runs_are_finished
     for name, value, said in (("learning-rate", "2e-3", "0.001, now 0.002"), ("play-games", 13, "12, now 13")):
         other = read(tmp_path, PRESETS | {"base": PRESETS["base"] | {name: value}})
         with pytest.raises(
-            InputError, match=f"preset-lightweight-seed-0: was made with {name} {said}: name"
+            InputError, match=f"preset-lightweight-seed-0: has a run with {name} {said}: choose"
         ) as problem:
             check_cells(other, is_here=True)
         assert "\n" not in str(problem.value)
@@ -112,7 +112,7 @@ def test_files_that_are_not_a_finished_runs_are_named(tmp_path):
     ablation = read(tmp_path)
     finish(ablation)
     (ablation.cells[0].directory / "summary.json").write_text("{}")
-    with pytest.raises(InputError, match="preset-lightweight-seed-0: not the files of a finished run"):
+    with pytest.raises(InputError, match="preset-lightweight-seed-0: incomplete results of a finished run"):
         write_results(ablation)
     (ablation.cells[0].directory / "report/report.json").unlink()
     with pytest.raises(InputError, match="report.json: No such file"):

@@ -110,10 +110,10 @@ def test_what_must_not_be_trained_on_is_refused_and_nothing_is_written(tmp_path:
     log = logged(tmp_path / "games", "bfs-safe", "compact", "test", games=1)
     config = Correction((log,), tmp_path / "data")
     for change, message in (
-        ({}, "a game of seed 1100000040: only training seeds"),
+        ({}, "a game of seed 1100000040, which is not a training seed"),
         ({"style": "cycle"}, "--style cycle needs --policy hamiltonian-shortcuts: got bfs-safe"),
         ({"policy": "perfect"}, "'perfect': choose from"),
-        ({"agreement_rate": 2}, "--agreement-rate 2: 0 to 1"),
+        ({"agreement_rate": 2}, "--agreement-rate 2: must be 0 to 1"),
         ({"before_death": -1}, "--before-death -1: at least 0"),
         ({"games": (tmp_path / "none",)}, "none: No such file"),
     ):

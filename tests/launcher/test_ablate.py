@@ -100,4 +100,4 @@ def test_real_runs_of_different_data_sizes_at_equal_tokens(tmp_path, llama_dir):
     write_grid(tmp_path, spec | {"base": base | {"learning-rate": "1e-2"}})
     done = ablate(tmp_path)
     assert done.returncode == 2
-    assert "was made with learning-rate 0.001, now 0.01" in done.stderr
+    assert "has a run with learning-rate 0.001, now 0.01" in done.stderr
