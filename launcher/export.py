@@ -1,4 +1,4 @@
-"""Merge an adapter into its base model, for programs that take whole models only.
+"""Merge an adapter into its base model, for programs that only load whole models.
 
 python launcher/export.py --adapter runs/mine/lora_adapters/model_artifacts --merge merged
 """

@@ -17,7 +17,6 @@ from snake_dist.zero.keys import check_keys
 
 ZERO_STAGES = (0, 1, 2, 3)
 OFFLOADS = ("none", "optimizer", "all")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 REDUCE_BUCKET = 50_000_000
 """Elements of DeepSpeed's gradient buckets, which it allocates whole, two of them in stages 1 and 2. Its default of 5e8
@@ -35,17 +34,16 @@ FILES: dict[str, dict[str, Any]] = {
 """Name of each file in ds_configs/ -> the choices that `build_ds_config` builds it from."""
 
 
-def build_ds_config(stage: int, *, offload: str = "none", precision: str = "auto", nodes: int = 1) -> dict[str, Any]:
+def build_ds_config(stage: int, *, offload: str = "none", nodes: int = 1) -> dict[str, Any]:
     """Return a DeepSpeed config for a few choices; the files of `ds_configs/` hold such configs.
 
-    `offload` to the host's memory: "optimizer" (stages 1 to 3) or "all", parameters too (stage 3). `precision`
-    "auto" leaves it to `--base-dtype`. With several `nodes` stage 3 keeps a second set of shards inside each
-    node (hpZ of ZeRO++), so that the backward pass gathers the base without crossing the network. The parts of
-    ZeRO++ that round what they send (qwZ, qgZ) stay off: they would change the results. Raises InputError.
+    `offload` to the host's memory: "optimizer" (stages 1 to 3) or "all", parameters too (stage 3). With several
+    `nodes`, stage 3 keeps a second set of shards inside each node (hpZ of ZeRO++), so that the backward pass gathers
+    the base without crossing the network. The parts of ZeRO++ that round messages (qwZ, qgZ) stay off: they would
+    change the results. Raises InputError.
     """
     _choose("stage", stage, ZERO_STAGES)
     _choose("offload", offload, OFFLOADS)
-    _choose("precision", precision, PRECISIONS)
     if (offload == "optimizer" and stage == 0) or (offload == "all" and stage != 3):
         raise InputError(f"offload {offload!r} contradicts stage {stage}: optimizer needs 1 or more, all needs 3")
     zero: dict[str, Any] = {"stage": stage}
@@ -63,8 +61,8 @@ def build_ds_config(stage: int, *, offload: str = "none", precision: str = "auto
     if nodes > 1 and stage == 3:
         zero["zero_hpz_partition_size"] = "auto"
     return {
-        "bf16": {"enabled": "auto" if precision == "auto" else precision == "bfloat16"},
-        "fp16": {"enabled": "auto" if precision == "auto" else precision == "float16"},
+        "bf16": {"enabled": "auto"},  # --base-dtype decides
+        "fp16": {"enabled": "auto"},
         "zero_optimization": zero,
         # torch_adam: PyTorch's AdamW, so that nothing has to be compiled.
         "optimizer": {"type": "AdamW", "params": {"torch_adam": True}},

@@ -44,7 +44,7 @@ def test_nothing_in_the_folder_goes_untested():
         ({"stage": 4}, "stage 4: choose from 0, 1, 2, 3"),
         ({"stage": 2, "offload": "all"}, "offload 'all' contradicts stage 2"),
         ({"stage": 0, "offload": "optimizer"}, "offload 'optimizer' contradicts stage 0"),
-        ({"stage": 2, "precision": "int8"}, "precision 'int8'"),
+        ({"stage": 2, "offload": "disk"}, "offload 'disk': choose from none, optimizer, all"),
     ],
 )
 def test_builder_refuses_what_cannot_be(choices, message):
