@@ -22,7 +22,7 @@ class Generate:
     output: Path | None = None
     """Directory, new or empty; default: logs/extensions/datasets/grid-size-N/heuristics_v0.04_TIMESTAMP/POLICY."""
     workers: int | None = None
-    """Processes; default: one a core. The bytes written do not depend on it."""
+    """Number of worker processes; default: one per core. The bytes written do not depend on it."""
 
 
 def main(argv: list[str]) -> None:

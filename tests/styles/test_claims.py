@@ -1,27 +1,13 @@
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from snake_dist.game.board import MODES
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.styles.catalog import STYLES, check_claims, render_completion
 from snake_dist.styles.replies import parse_reply
 
-NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, "facts": 6, "path": 7, "cycle": 4}
-"""Of a completion, beside one for each move that it says the end of."""
 POLICY = {name: style.teacher for name, style in STYLES.items()}
-
-
-def num_claims(style, completion):
-    text = completion if style == "cycle" else completion.partition("Moves: ")[2]
-    return NUM_CLAIMS[style] + len(re.findall(r"[UDLR]\d+", text))
-
-
-def modes(style):
-    return [mode for mode in MODES if not STYLES[style].on_cycle or mode != "obstacles"]
 
 
 def positions(mode, policy="bfs-safe"):
@@ -34,15 +20,6 @@ def positions(mode, policy="bfs-safe"):
     return found[::3]
 
 
-@pytest.mark.parametrize(("style", "mode"), [(style, mode) for style in STYLES for mode in modes(style)])
-def test_all_claims_of_our_completions_are_found_and_true(style, mode):
-    for state, move in positions(mode, POLICY[style]):
-        completion = render_completion(state, move, style, POLICY[style])
-        claims = check_claims(state, completion)
-        assert all(claim.true for claim in claims), completion
-        assert len(claims) == num_claims(style, completion), completion
-
-
 @pytest.mark.parametrize("style", [style for style in STYLES if style != "move"])
 def test_a_completion_of_another_position_is_true_only_where_the_two_say_the_same(style):
     """The claims checked on a wrong board are the true ones of that board wherever the texts agree."""
@@ -51,7 +28,6 @@ def test_a_completion_of_another_position_is_true_only_where_the_two_say_the_sam
     for (state, _), (other, move) in zip(found, found[5:], strict=False):
         told = render_completion(other, move, style, POLICY[style])
         claims = check_claims(state, told)
-        assert len(claims) == num_claims(style, told)
         num_false += sum(not claim.true for claim in claims)
         own = [told[claim.start : claim.end] for claim in check_claims(other, told)]
         assert own == [told[claim.start : claim.end] for claim in claims]

@@ -15,7 +15,7 @@ from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.hamiltonian import cycle_slots
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
+from snake_dist.styles.catalog import STYLES, check_claims, render_completion, render_prompt
 from snake_dist.styles.replies import parse_moves, parse_reply
 
 DELTAS = {"UP": (0, 1), "RIGHT": (1, 0), "DOWN": (0, -1), "LEFT": (-1, 0)}
@@ -255,7 +255,7 @@ def test_style_cycle_teaches_nothing_else() -> None:
 
 
 def check(state: State, move: Move, policy: str) -> Iterator[str]:
-    for style in [style for style in STYLES if style != "cycle"]:
+    for style in [name for name, style in STYLES.items() if not style.on_cycle]:
         text = render_completion(state, move, style, policy)
         assert parse_reply(text) == move
         if style == "compact":
@@ -294,6 +294,30 @@ def test_every_claim_is_true(grid_size: int, mode: str) -> None:
     words = ["apple", "body", "neck", "tail", "Shortest path to apple", "Not on shortest path"]
     words += {"classic": ["wall"], "wrap": [], "obstacles": ["wall", "block"]}[mode]
     assert [word for word in words if word not in everything] == []
+
+
+NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, "facts": 6, "path": 7, "cycle": 4}
+"""Of a completion, beside one for each move that it says the end of."""
+
+
+def num_claims(style: str, completion: str) -> int:
+    text = completion if style == "cycle" else completion.partition("Moves: ")[2]
+    return NUM_CLAIMS[style] + len(re.findall(r"[UDLR]\d+", text))
+
+
+@pytest.mark.parametrize(
+    ("style", "mode"),
+    [(style, mode) for style in STYLES for mode in MODES if mode != "obstacles" or not STYLES[style].on_cycle],
+)
+def test_all_claims_of_a_completion_are_found_and_true(style: str, mode: str) -> None:
+    teacher = STYLES[style].teacher
+    state = new_game(6, 3, mode)
+    while state.end is None and state.steps < 150:
+        completion = render_completion(state, POLICIES[teacher](state), style, teacher)
+        claims = check_claims(state, completion)
+        assert all(claim.true for claim in claims), completion
+        assert len(claims) == num_claims(style, completion), completion
+        state = step(state, POLICIES[teacher](state))
 
 
 def test_without_a_path_nothing_is_found() -> None:

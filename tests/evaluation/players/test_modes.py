@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from snake_dist.data.tokenization import encode_prompt
@@ -58,3 +60,8 @@ def test_examples_stand_before_the_prompt_and_end_the_reply(player, states):
         assert parse_reply(completion) is not None
     assert EXAMPLE_END not in answer.text
     assert player.answers(states[:1])[0].prompt == prompt
+
+
+def test_examples_are_the_teachers_of_the_style(player):
+    shown = with_examples(replace(player, style="cycle"), 2, 6, "classic").examples
+    assert shown.count("\nat ") == shown.count(EXAMPLE_END) == 2
