@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import ALPHA, EXAMPLES_PER_RANK, RANK
-
+EXAMPLES_PER_RANK = 4
+RANK, ALPHA = 16, 32
 Steps = list[tuple[float, int]]
 
 

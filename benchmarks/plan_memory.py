@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 SHAPE = {
     "hidden_size": 512,
@@ -108,7 +108,7 @@ def command_line(case: Case, root: Path) -> list[str]:
         "data": data,
         "eval-data": data_file(replace(case, length=64, trained=32), root),
         "output-dir": tempfile.mkdtemp(dir=root),
-        "ds": f"ds_configs/zero{case.stage}.json",
+        "ds": str(ROOT / f"ds_configs/zero{case.stage}.json"),
         "base-dtype": case.dtype,
         "adapter": case.adapter,
         "rank": case.rank,
@@ -154,9 +154,9 @@ def work(argv: list[str]) -> None:
 
 def measured_peak(case: Case, root: Path) -> tuple[int, int]:
     """(bytes, tokens of the longest example) of rank 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from tests.support.processes import free_port
+
+    port = free_port()
     argv = json.dumps(command_line(case, root))
     ranks = []
     for rank in range(case.ranks):
@@ -223,6 +223,7 @@ def main(chosen: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # of this checkout only the package is installed
     if sys.argv[1:2] == ["--rank"]:
         work(json.loads(sys.argv[2]))
     else:

@@ -8,6 +8,7 @@ take turns step by step; medians of ROUNDS steps. The cost of a collective is me
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -118,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of this checkout only the package is installed
     main()

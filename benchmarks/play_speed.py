@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -136,4 +137,5 @@ def timed_rank(adapter: Path | None, num_positions: int) -> float:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of this checkout only the package is installed
     main()

@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scaling_bench import Bench, fabricate_cache, repeat_lines
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of this checkout only the package is installed
+from benchmarks.scaling_bench import ROOT, Bench, fabricate_cache, repeat_lines
 
 MIB = 2**20
 
@@ -121,7 +122,7 @@ def collectives(bench: Bench) -> list[dict[str, Any]]:
     argvs = [
         bench.flags(
             data,
-            ds=f"ds_configs/zero{stage}.json",
+            ds=ROOT / f"ds_configs/zero{stage}.json",
             micro_batch_size=1,
             global_batch_size=2 * accumulation,
             max_steps=3,
@@ -250,7 +251,6 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be given several times")
     parser.add_argument("--quick", action="store_true", help="tiny models and sizes")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path.cwd()))
     found: dict[str, Any] = {"cores": os.cpu_count(), "load before": os.getloadavg(), "quick": arguments.quick}
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory), arguments.quick)

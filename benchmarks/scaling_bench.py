@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-RANKS = Path(__file__).with_name("scaling_ranks.py")
+from tests.support.processes import ROOT, free_port
+
+RANKS = ROOT / "benchmarks/scaling_ranks.py"
 
 
 class Bench:
@@ -65,11 +66,8 @@ class Bench:
         return [part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
     def start(self, task: str, arguments: Any, world_size: int = 1) -> list[subprocess.Popen[str]]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         settings = {
-            "PYTHONPATH": str(Path.cwd()),
+            "PYTHONPATH": str(ROOT),
             "XDG_CACHE_HOME": str(self.root / "cache"),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -80,7 +78,7 @@ class Bench:
             "WORLD_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(free_port()),
             "STARTED": str(time.time()),
         }
         return [

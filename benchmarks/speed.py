@@ -22,26 +22,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-CONTENDERS = ("snake_dist", "trl", "trl_packed", "bare", "bound")
-EXAMPLES_PER_RANK = 4
-RANK, ALPHA = 16, 32
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = "RESULT "
 
 
 def main() -> None:
+    from benchmarks.contenders import RUN
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="prompt/completion JSONL; default: 60 generated games, sentence style")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every contender")
     parser.add_argument("--steps", type=int, default=2, help="counted steps of a turn")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks; 1 uses all cores")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--only", nargs="+", choices=RUN, default=list(RUN))
     parser.add_argument("--output", default="benchmark_speed.json")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # set for the processes it starts
+    parser.add_argument("--contender", choices=RUN, help=argparse.SUPPRESS)  # set for the processes it starts
     arguments = parser.parse_args()
     if arguments.contender:
-        from benchmarks.contenders import RUN
-
         run_contender(RUN[arguments.contender], arguments)
     else:
         compare(arguments)
@@ -137,5 +134,5 @@ def table(turns: dict[str, list[dict[str, Any]]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(ROOT))  # of this checkout only the package is installed
     main()

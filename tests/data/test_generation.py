@@ -356,7 +356,7 @@ def test_results_come_in_order_and_failures_stop_the_workers() -> None:
         list(results)
     with closing(ordered_map(wait, [0.0] + [300.0] * 9, 2)) as results:
         assert next(results) == 0.0
-    assert time.monotonic() - before < 60
+    assert time.monotonic() - before < 300, "nobody waited for a worker"
     assert multiprocessing.active_children() == []
 
 

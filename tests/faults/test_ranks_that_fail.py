@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,30 @@ import pytest
 
 from tests.support import faults
 from tests.support.faults import at_step
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, TIMEOUT_S, wait_until
 from tests.support.run_checks import check_equal, checkpoint_steps, status_of
 from tests.support.runs import adapter_tensors, logged
 from tests.support.train_ranks import Ranks, errors_of, flags_of, launch
 
-TIMEOUT_S = 5
-
-
-def wait_for(path: Path, text: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, f"{path}: no {text!r}"
-        time.sleep(0.1)
+RANK_TIMEOUT_S = 12
+"""Long enough that a busy machine does not look like a rank that hangs."""
 
 
 def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path, llama_dir, data, oracle):
     run = tmp_path / "run"
     fault = (1, at_step, (4, faults.pause))
-    flags = flags_of(llama_dir, data, run, rank_timeout_s=12)
+    flags = flags_of(llama_dir, data, run, rank_timeout_s=RANK_TIMEOUT_S)
     with Ranks(flags, 2, tmp_path / "logs0", [fault]) as paused:
-        wait_for(run / "metrics.jsonl", '"step": 3')
+        metrics = run / "metrics.jsonl"
+        wait_until(lambda: metrics.exists() and '"step": 3' in metrics.read_text(), lambda: paused.printed())
         second = launch(flags, 1, tmp_path / "logs1")
         assert second.codes == [2], second.printed()
         [error] = errors_of(second.printed())
         assert f"another run is using it: process {paused.processes[0].pid} on " in error
-        paused.processes[0].join(60)
+        paused.processes[0].join(TIMEOUT_S)
         assert [rank.exitcode for rank in paused.processes] == [1, None]
         [error] = errors_of(paused.printed(0))
-        assert "no rank made progress for 12 s: rank 1 stopped, hung or died" in error
+        assert f"no rank made progress for {RANK_TIMEOUT_S} s: rank 1 stopped, hung or died" in error
         assert status_of(run)["state"] == "failed"
     # The lock's file is still there, and stale.
     assert (run / ".run.lock").exists()
@@ -53,9 +47,9 @@ def test_12_and_18_a_stopped_rank_is_named_and_the_directory_is_locked(tmp_path,
 
 def test_12_the_rank_that_holds_the_store(tmp_path, llama_dir, data):
     fault = (0, at_step, (2, faults.pause))
-    flags = flags_of(llama_dir, data, tmp_path / "run", rank_timeout_s=TIMEOUT_S)
+    flags = flags_of(llama_dir, data, tmp_path / "run", rank_timeout_s=RANK_TIMEOUT_S)
     with Ranks(flags, 2, tmp_path / "logs", [fault]) as paused:
-        paused.processes[1].join(90)
+        paused.processes[1].join(TIMEOUT_S)
         assert paused.processes[1].exitcode == 1
         [error] = errors_of(paused.printed(1))
         assert "rank 0 " in error
@@ -112,12 +106,10 @@ def test_16_a_port_in_use_fails_in_seconds(tmp_path, llama_dir, data):
         silent.bind(("0.0.0.0", 0))
         silent.listen()
         port = silent.getsockname()[1]
-        started = time.monotonic()
         flags = flags_of(llama_dir, data, tmp_path / "run")
         with Ranks(flags, 2, tmp_path / "logs", port=port) as launched:
-            launched.processes[0].join(60)
+            launched.processes[0].join(TIMEOUT_S)
             assert launched.processes[0].exitcode == 2
-            assert time.monotonic() - started < 40
             [error] = errors_of(launched.printed(0))
             assert f"MASTER_PORT={port}: rank 0 cannot listen there" in error
     assert not (tmp_path / "run").exists()
@@ -165,11 +157,9 @@ def test_17_a_wandb_that_is_down_or_has_no_key(tmp_path, llama_dir, data, oracle
 
 
 def test_19_out_of_memory_on_one_rank(tmp_path, llama_dir, data):
-    started = time.monotonic()
     fault = (1, at_step, (2, faults.out_of_memory))
     done = launch(flags_of(llama_dir, data, tmp_path / "run"), 2, tmp_path / "logs", [fault])
     assert done.codes == [1, 1], done.printed()
-    assert time.monotonic() - started < 60
     [error] = errors_of(done.printed())
     assert "rank 1 ran out of memory on a micro-batch of 2 examples, 1 x " in error
     assert "Traceback" not in done.printed()

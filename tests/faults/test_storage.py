@@ -21,7 +21,8 @@ from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
 from tests.support import faults
 from tests.support.faults import at_step
-from tests.support.ranks import _context, run_on_ranks
+from tests.support.processes import TIMEOUT_S
+from tests.support.ranks import fork_server, run_on_ranks
 from tests.support.run_checks import check_equal, checkpoint_steps, status_of
 from tests.support.tiny_models import tiny_llama
 from tests.support.train_ranks import errors_of, flags_of, launch
@@ -63,9 +64,9 @@ def commit_and_die(run: str, phase: str) -> None:
 @pytest.mark.parametrize(("phase", "chosen"), [("shard", 2), ("manifest", 2), ("rename", 2), ("prune", 4)])
 def test_02_kill_in_each_phase_of_a_save(tmp_path, phase, chosen):
     commit_one(tmp_path, 2)
-    process = _context.Process(target=commit_and_die, args=(str(tmp_path), phase))
+    process = fork_server.Process(target=commit_and_die, args=(str(tmp_path), phase))
     process.start()
-    process.join(60)
+    process.join(TIMEOUT_S)
     assert process.exitcode == -signal.SIGKILL
     assert [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")], "nothing was left"
     checkpoints.clean_leftovers(tmp_path)

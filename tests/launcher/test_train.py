@@ -78,10 +78,17 @@ def check_the_run(output: Path, printed: str, world_size: int) -> None:
     assert '"auto"' not in (output / "ds_config.json").read_text()
 
 
+def small_bank() -> None:
+    """On a rank: ask each model about a few positions of the state bank only."""
+    from snake_dist.run import games
+
+    replace(games, "NUM_BANK_STATES", 10)
+
+
 def train_here(flags: tuple[object, ...], directory: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What one rank of the launcher, started in `directory`, prints."""
     monkeypatch.chdir(directory)
-    done = launch([str(flag) for flag in flags], 1, directory / "logs")
+    done = launch([str(flag) for flag in flags], 1, directory / "logs", [(0, small_bank, ())])
     assert done.codes == [0], done.printed()
     return done.printed()
 

@@ -24,37 +24,30 @@ from snake_dist.model.attention import PACKED_CAUSAL, _no_mask, packed_causal_at
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.training.loss import forward_trained, loss_sum
 
-Moments = dict[str, int]
-
 
 @dataclass
 class Bytes(TorchDispatchMode):
     """Counts the bytes of all living tensors on "meta"; small inputs (labels, positions) may be real."""
 
-    live: dict[int, tuple[int, str]] = field(default_factory=dict)
+    live: dict[int, int] = field(default_factory=dict)
     now: int = 0
     peak: int = 0
-    at_peak: dict[int, tuple[int, str]] = field(default_factory=dict)
-    explain: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
 
-    def add(self, tensor: torch.Tensor, why: str = "given") -> None:
+    def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.live or not tensor.is_meta:
             return
-        self.live[key] = storage.nbytes(), f"{why} {tuple(tensor.shape)} {tensor.dtype}" if self.explain else why
+        self.live[key] = storage.nbytes()
         self.now += storage.nbytes()
         weakref.finalize(storage, self._drop, key)
-        if self.now > self.peak:
-            self.peak = self.now
-            if self.explain:
-                self.at_peak = dict(self.live)
+        self.peak = max(self.peak, self.now)
 
     def _drop(self, key: int) -> None:
-        self.now -= self.live.pop(key, (0, ""))[0]
+        self.now -= self.live.pop(key, 0)
 
     def reset_peak(self) -> None:
         self.peak = self.now
@@ -69,7 +62,7 @@ class Bytes(TorchDispatchMode):
         out = operation(*args, **kwargs)
         for leaf in tree_iter(out):
             if isinstance(leaf, torch.Tensor):
-                self.add(leaf, str(operation))
+                self.add(leaf)
         return out
 
 
@@ -115,21 +108,14 @@ def meta_model(
     return model.train()
 
 
-def measure_step(
-    model: Any,
-    lengths: list[int],
-    trained: int,
-    *,
-    checkpointing: bool = False,
-    explain: bool = False,
-) -> dict[str, Any]:
-    """Bytes of one packed training step beyond the model's own: after the forward pass, and at the peak.
+def measure_step(model: Any, lengths: list[int], trained: int, *, checkpointing: bool = False) -> int:
+    """Bytes that one packed training step holds at its peak, beyond the model's own.
 
     `trained`: trained tokens of each example.
     """
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    counted = Bytes(explain=explain)
+    counted = Bytes()
     for tensor in [*model.parameters(), *model.buffers()]:
         counted.add(tensor)
     static = counted.now
@@ -138,17 +124,6 @@ def measure_step(
     kernels = {"scaled_dot_product_attention": flash_attention, "dropout": fused_dropout}
     with counted, patch.multiple(torch.nn.functional, **kernels):
         logits, labels, _ = forward_trained(model, batch)
-        after_forward = counted.now - static
         counted.reset_peak()
         loss_sum(logits, labels).backward()
-        peak = counted.peak - static
-        del logits
-    gradients = sum(p.grad.untyped_storage().nbytes() for p in model.parameters() if p.grad is not None)
-    return {
-        "static": static,
-        "forward": after_forward,
-        "peak": peak,
-        "gradients": gradients,
-        "at_peak": counted.at_peak,
-        "left": counted.now - static,
-    }
+    return counted.peak - static

@@ -18,7 +18,7 @@ TIMEOUT_S = 300.0
 
 
 def launcher(name: str) -> list[str]:
-    """The command of launcher/NAME.py in plain Python, from any directory."""
+    """The command that runs this launcher in plain Python, from any directory."""
     return [sys.executable, str(ROOT / f"launcher/{name}.py")]
 
 

@@ -11,17 +11,17 @@ from typing import Any
 from tests.support.processes import TIMEOUT_S, free_port
 
 # A fork server that has imported the heavy libraries once: later ranks start in a second.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.support.warm_ranks"])
+fork_server = multiprocessing.get_context("forkserver")
+fork_server.set_forkserver_preload(["tests.support.warm_ranks"])
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """[function(*args) of each rank]. The function must be importable. Raises AssertionError with the traceback
     of the first rank that failed, or after `TIMEOUT_S` seconds."""
     port = free_port()
-    pipes = [_context.Pipe(duplex=False) for _ in range(world_size)]
+    pipes = [fork_server.Pipe(duplex=False) for _ in range(world_size)]
     ranks = [
-        _context.Process(target=_rank, args=(function, args, rank, world_size, port, pipe[1]), daemon=True)
+        fork_server.Process(target=_rank, args=(function, args, rank, world_size, port, pipe[1]), daemon=True)
         for rank, pipe in enumerate(pipes)
     ]
     for process in ranks:

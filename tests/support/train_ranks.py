@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.faults import replace
 from tests.support.processes import ROOT, TIMEOUT_S, free_port
-from tests.support.ranks import _context
+from tests.support.ranks import fork_server
 from tests.support.runs import tiny_flags
 
 Fault = tuple[int, Callable[..., None], tuple[Any, ...]]
@@ -52,7 +52,7 @@ class Ranks:
         for rank in range(self.world_size):
             faults = [(function, args) for where, function, args in self.faults if where == rank]
             args = (self.flags, rank, self.world_size, self.port, str(self.logs / f"rank-{rank}.log"), faults)
-            process = _context.Process(target=_run_rank, args=args, daemon=True)
+            process = fork_server.Process(target=_run_rank, args=args, daemon=True)
             process.start()
             self.processes.append(process)
         return self

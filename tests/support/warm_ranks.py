@@ -5,6 +5,8 @@ It halves the processor time of a small run; none of it depends on the run.
 
 import deepspeed.ops
 import deepspeed.runtime.zero.muon.muon_optimizer
+import scipy.optimize
+import scipy.stats  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 

