@@ -1,6 +1,6 @@
 """The messages between ranks in one optimizer step, and how long they take on given links.
 
-The counts are those of DeepSpeed 0.19.8 as this package configures it; `tests/planning/test_planning_ranks.py`
+The counts are those of DeepSpeed 0.19.8 as this package configures it; `tests/planning/test_communication.py`
 compares them with the collectives of two real ranks.
 """
 
