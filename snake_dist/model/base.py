@@ -50,16 +50,16 @@ def find_base(config: ModelConfig) -> str:
 
     transformers.logging.set_verbosity_error()
     try:
-        found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
+        settings = transformers.AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as problem:
         reason = " ".join(str(problem).split())
         raise InputError(
-            f"--base-model {config.base_model!r} cannot be found or read: give {smollm2.NAME}, a local directory "
+            f"--base-model {config.base_model!r} cannot be found or read: name {smollm2.NAME}, a local directory "
             f"with a config.json, or a reachable hub id ({reason[:200]})"
         ) from None
-    if found.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.trust_remote_code:
+    if settings.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.trust_remote_code:
         raise InputError(
-            f"--base-model {config.base_model!r} is of type {found.model_type!r}, which is no causal language model"
+            f"--base-model {config.base_model!r} is of type {settings.model_type!r}, which is no causal language model"
         )
     return name
 

@@ -86,11 +86,11 @@ def take_step(engine: Any) -> None:
     import torch
 
     if engine.is_gradient_accumulation_boundary() and not hasattr(engine.optimizer, "_global_grad_norm"):
-        # Without ZeRO, in fp32, DeepSpeed clips but forgets the norm: leave it where its getter looks.
+        # Without ZeRO, in fp32, DeepSpeed clips but does not store the norm: store it where its getter reads.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
-            # Nor does it look for NaN there: skip the step as it does elsewhere.
+            # In this case it does not check for NaN either: skip the step as it does in the others.
             engine.zero_grad()
             engine.micro_steps += 1
             engine.global_steps += 1

@@ -1,4 +1,4 @@
-"""A run can go on from a saved adapter; one that does not fit is refused before a weight is loaded."""
+"""A run can start from a saved adapter; one that does not fit fails before a weight is loaded."""
 
 from __future__ import annotations
 

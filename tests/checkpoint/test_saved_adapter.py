@@ -1,4 +1,4 @@
-"""The saved adapter is what was trained, whatever the ZeRO stage, and any PEFT user can open it."""
+"""The saved adapter equals the trained one at every ZeRO stage, and plain PEFT can load it."""
 
 from __future__ import annotations
 

@@ -57,10 +57,10 @@ def test_equals_one_rank(tmp_path, llama_dir, data, reference, world_size, stage
     for metric in ("train/loss", "train/grad_norm", "eval/loss"):
         assert logged(output, metric) == pytest.approx(logged(reference, metric), abs=LOSS_TOLERANCE, rel=1e-4)
     expected = adapter_tensors(reference)
-    found = adapter_tensors(output)
-    assert found.keys() == expected.keys()
+    saved = adapter_tensors(output)
+    assert saved.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert (found[name] - tensor).abs().max() < TENSOR_TOLERANCE, name
+        assert (saved[name] - tensor).abs().max() < TENSOR_TOLERANCE, name
 
 
 def with_checkpointing(config):

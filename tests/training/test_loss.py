@@ -26,9 +26,9 @@ def test_loss_and_gradient_are_pytorchs(monkeypatch, dtype, chunk_elements):
     (3 * expected).backward()
 
     copy = logits.detach().clone().requires_grad_()
-    found = loss_sum(copy * 1, labels)  # overwritten: not the leaf itself
-    (3 * found).backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    actual = loss_sum(copy * 1, labels)  # overwritten: not the leaf itself
+    (3 * actual).backward()
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
     assert (copy.grad.float() - logits.grad.float()).abs().max() < tolerance * 3
 
@@ -86,8 +86,8 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(llama_dir, monkeypat
     packed = pack(examples)
     assert packed.shared_prefix_length == 40
     assert packed.input_ids_BT.shape[1] == 40 + sum(len(example.input_ids) - 40 for example in examples)
-    together, rows, found = gradients([packed])
+    together, rows, actual = gradients([packed])
     assert rows == [i for i, example in enumerate(examples) for _ in range(example.num_loss_tokens)]
     assert together == pytest.approx(alone, rel=1e-5)
     for name, gradient in expected.items():
-        assert (found[name] - gradient).abs().max() < 1e-4 * gradient.abs().max(), name
+        assert (actual[name] - gradient).abs().max() < 1e-4 * gradient.abs().max(), name

@@ -142,7 +142,7 @@ def test_fp16_skips_the_same_step_on_every_rank(make_config):
         metrics, tensors = first
         assert metrics["train/skipped_steps"] == [0, 1, 1, 1], stage
         assert second[0]["train/skipped_steps"] == [0, 1, 1, 1], stage
-        # A skipped step has no gradient norm; the schedule goes on with the step number.
+        # A skipped step has no gradient norm; the schedule follows the step number.
         assert len(metrics["train/grad_norm"]) == 3, stage
         assert max(metrics["train/grad_norm"]) < 20, stage
         assert metrics["train/grad_norm"] == pytest.approx(ranks[0][2][0]["train/grad_norm"], rel=2e-2), stage

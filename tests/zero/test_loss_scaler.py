@@ -1,4 +1,4 @@
-"""fp16: a resumed run goes on with the loss scale, and its counters, of the one that was interrupted."""
+"""fp16: a resumed run continues with the loss scale of the interrupted one, and with its counters."""
 
 from __future__ import annotations
 
