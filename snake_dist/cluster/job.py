@@ -68,8 +68,7 @@ class Job:
     directory: str = ""
     """Directory of the script, the logs and the run; default: logs/slurm/JOB_NAME_TIMESTAMP."""
     program: str = TRAIN
-    """Program of the repository to run. Only launcher/train.py and launcher/play.py run on several ranks; only train.py
-    is queued again."""
+    """Program of the repository. Only train.py and play.py run on several ranks; only train.py is queued again."""
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
