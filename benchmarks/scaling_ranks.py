@@ -213,6 +213,7 @@ def start(argv: list[str]) -> dict[str, Any]:
     import deepspeed  # noqa: F401
 
     from snake_dist.cluster.world import world_from_environment
+    from snake_dist.data.tokenization import is_among
     from snake_dist.run.config import parse_run_config
     from snake_dist.run.data import find_board, prepare_data
     from snake_dist.run.preparation import prepare
@@ -233,7 +234,7 @@ def start(argv: list[str]) -> dict[str, Any]:
             for example in micro:
                 run.data.dataset[example]
     steps_s = (time.perf_counter() - began) / 3
-    data.dataset.has_prompt(1)
+    is_among(1, data.dataset.prompt_hashes)
     after = memory_mib()
     return {
         "lines": len(data.dataset),

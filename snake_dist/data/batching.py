@@ -1,8 +1,8 @@
-"""Which examples make up which step: pure functions of seed, epoch and step. Rank and world size are arguments.
+"""The examples of each step: pure functions of seed, epoch and step. Rank and world size are arguments.
 
 The examples of a run form one stream: epoch 0 shuffled, then epoch 1 shuffled anew, and so on. Step k takes
-the k-th slice of `global_batch_size` examples, whatever the number of ranks; only the run's last step may be
-smaller. So the cursor of a run is one integer, and a run can go on with another number of ranks.
+the k-th slice of `global_batch_size` examples on any number of ranks; only the run's last step may be smaller.
+So the cursor of a run is one integer, and a run can resume on another number of ranks.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from snake_dist.errors import InputError
 
 LONGEST_TABLE = 1 << 20
-"""Examples up to which an epoch's order is a table, 8 MiB at most; the order of more is computed where it is asked."""
+"""Up to this many examples an epoch's order is a table, of 8 MiB at most; beyond, it is computed per position."""
 _FEISTEL_ROUNDS = 6
 _BLOCK = 1 << 16
-"""Examples that are counted at a time."""
+"""Examples counted at a time."""
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Micro-batches per rank and step. Raises InputError unless the sizes divide evenly."""
+    """Return the micro-batches per rank and step. Raises InputError unless the sizes divide evenly."""
     if global_batch_size % (world_size * micro_batch_size):
         raise InputError(
             f"--global-batch-size {global_batch_size} is not divisible by "
@@ -32,12 +32,12 @@ def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [num_examples]: the positions in this epoch's order. The same on every machine."""
+    """Return the positions in this epoch's order, int64 [num_examples]. The same on every machine."""
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
 
 
 def shuffled(positions: np.ndarray, num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """int64, where a permutation of range(num_examples) takes these positions, without a table of it.
+    """Return where a permutation of range(num_examples) takes these positions, int64, without a table of it.
 
     A Feistel network on the next power of four, walked until it is back in range (Black and Rogaway, 2002).
     """
@@ -56,15 +56,15 @@ def shuffled(positions: np.ndarray, num_examples: int, seed: int, epoch: int) ->
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit depends on every bit."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea, Flood, 2014): every bit depends on every bit."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
 
 
 class ExampleStream:
-    """The shuffled epochs, end to end, one step at a time. Keeps the last epoch's order so as not to redo it,
-    unless the epoch is longer than `LONGEST_TABLE`."""
+    """The shuffled epochs, end to end, one step at a time. Keeps the order of the last epoch asked for, unless the
+    epoch is longer than `LONGEST_TABLE`."""
 
     def __init__(self, examples: np.ndarray, seed: int, global_batch_size: int, num_examples_total: int) -> None:
         """`examples`: ids to draw from; `num_examples_total`: length of the stream, the last step's end."""
@@ -74,16 +74,16 @@ class ExampleStream:
 
     @property
     def num_steps(self) -> int:
-        """Steps that show the whole stream."""
+        """Return the number of steps that show the whole stream."""
         return math.ceil(self.num_examples_total / self.global_batch_size)
 
     def step_examples(self, step: int) -> np.ndarray:
-        """Ids of the examples of step `step` (from 0)."""
+        """Return the ids of the examples of step `step` (from 0)."""
         start = step * self.global_batch_size
         return self.between(start, min(start + self.global_batch_size, self.num_examples_total))
 
     def between(self, start: int, end: int) -> np.ndarray:
-        """Ids of the stream's examples from the `start`-th up to, not including, the `end`-th, wherever it ends."""
+        """Return the ids of the examples from `start` up to, not including, `end`, even beyond the stream's end."""
         epochs, positions = np.divmod(np.arange(start, end), len(self.examples))
         parts = [self._positions(positions[epochs == epoch], int(epoch)) for epoch in np.unique(epochs)]
         return np.asarray(self.examples[np.concatenate(parts)], dtype=np.int64)
@@ -97,7 +97,7 @@ class ExampleStream:
 
 
 def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndarray, tokens_per_epoch: int) -> int:
-    """How many examples, from the stream's first on, have at most `max_tokens` tokens together.
+    """Return how many examples, from the stream's first on, have at most `max_tokens` tokens together.
 
     `lengths`: tokens of each example; `tokens_per_epoch`: of all that the stream draws from.
     """
@@ -114,7 +114,7 @@ def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndar
 
 
 def total_over(stream: ExampleStream, counts: np.ndarray, total_per_epoch: int) -> int:
-    """The sum over the whole stream of what `counts` says of each example."""
+    """Return the sum over the whole stream of `counts`, a number for each example."""
     epochs, rest = divmod(stream.num_examples_total, len(stream.examples))
     start = epochs * len(stream.examples)
     return epochs * total_per_epoch + sum(int(counts[ids].sum()) for ids in _blocks(stream, start, start + rest))
@@ -134,7 +134,7 @@ def micro_batches(
     world_size: int,
     accumulation: int,
 ) -> list[np.ndarray]:
-    """This rank's `accumulation` micro-batches of the step with examples `ids` and token counts `lengths`.
+    """Return this rank's `accumulation` micro-batches of the step with examples `ids` and token counts `lengths`.
 
     Examples are dealt out by falling length, back and forth, so that micro-batches are nearly equal in tokens.
     Which examples share a micro-batch depends on the number of micro-batches only, not on how they are spread

@@ -13,7 +13,7 @@ import platformdirs
 
 from snake_dist.data.packing import Example
 from snake_dist.data.records import resolve_paths
-from snake_dist.data.tokenization import INDEX_DTYPE, is_among, tokenize
+from snake_dist.data.tokenization import INDEX_DTYPE, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,10 +85,6 @@ class TokenizedDataset:
     def prompt_hashes(self) -> np.ndarray:
         """Return `tokenization.hash_prompt` of every line's prompt, uint64, sorted; mapped, not read."""
         return self._prompt_hashes
-
-    def has_prompt(self, prompt_hash: int) -> bool:
-        """Return whether a line's prompt has this `tokenization.hash_prompt`."""
-        return is_among(prompt_hash, self._prompt_hashes)
 
     def games(self) -> list[str]:
         """Read the key of every game."""

@@ -25,7 +25,7 @@ class Example:
     input_ids: np.ndarray
     """int64 [T]."""
     num_prompt_tokens: int
-    """The first so many tokens are not trained."""
+    """This many tokens at the start are not trained."""
 
     @property
     def num_loss_tokens(self) -> int:

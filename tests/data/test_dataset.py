@@ -8,7 +8,7 @@ import pytest
 from snake_dist.data import tokenization
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
 from snake_dist.data.packing import IGNORED, Example, pack, pad, shifted_labels
-from snake_dist.data.tokenization import encode_prompt, hash_prompt, tokenize
+from snake_dist.data.tokenization import encode_prompt, hash_prompt, is_among, tokenize
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.model.base import load_tokenizer
@@ -48,8 +48,8 @@ def test_an_example_is_prompt_completion_and_end_of_sequence(tmp_path, tokenizer
     assert example.num_loss_tokens == len("Move: UP x") + 1 == dataset.num_loss_tokens[4]
     assert dataset.lengths[4] == len(example.input_ids)
     assert dataset.place(4) == f"{path}:5"
-    assert all(dataset.has_prompt(hash_prompt(line["prompt"])) for line in lines())
-    assert not any(dataset.has_prompt(hash_prompt(f"head {number}")) for number in range(200, 300))
+    assert all(is_among(hash_prompt(line["prompt"]), dataset.prompt_hashes) for line in lines())
+    assert not any(is_among(hash_prompt(f"head {number}"), dataset.prompt_hashes) for number in range(200, 300))
 
 
 def test_a_data_set_is_tokenized_once(tmp_path, tokenizer, monkeypatch):

@@ -13,7 +13,7 @@ from snake_dist.data import batching, selection
 from snake_dist.data.batching import ExampleStream
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
 from snake_dist.data.selection import Split, draw, game_hash, held_out_games, select
-from snake_dist.data.tokenization import INDEX_DTYPE
+from snake_dist.data.tokenization import INDEX_DTYPE, is_among
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
 from tests.support.tiny_models import tiny_tokenizer
@@ -116,8 +116,8 @@ def start_memory(directory):
             ids = stream.step_examples(step)
             assert dataset.lengths[ids].sum() == 80
             assert [len(dataset[i].input_ids) for i in ids] == [10] * 8
-        assert dataset.has_prompt(4)
-        assert not dataset.has_prompt(5)
+        assert is_among(4, dataset.prompt_hashes)
+        assert not is_among(5, dataset.prompt_hashes)
         assert not set(ids) & set(held_out.ids[:100])
 
     peaks = []
