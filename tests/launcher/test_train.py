@@ -183,11 +183,11 @@ def test_bad_input_is_one_line_on_every_rank_before_a_model_loads(tmp_path, bad_
 
 @pytest.mark.parametrize("starter", STARTERS)
 def test_bad_input_is_said_once_by_all_ranks_together(tmp_path, bad_flags, starter):
-    done = run_program([*started_by(starter), *bad_flags["bad line"]], tmp_path)
+    done = run_program([*started_by(starter), *bad_flags["missing data"]], tmp_path)
     assert done.returncode == 2 if starter == "python" else done.returncode != 0
     errors = [line for line in (done.stdout + done.stderr).splitlines() if "train.py: error: " in line]
     assert len(errors) == 1, done.stderr
-    assert "torn.jsonl:2" in errors[0]
+    assert "missing.jsonl" in errors[0]
     # torchrun reports the failed processes in a way of its own; ours must not.
     assert starter == "torchrun" or "Traceback" not in done.stderr
     assert starter != "python" or done.stderr.strip() == errors[0]
