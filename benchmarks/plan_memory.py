@@ -4,7 +4,7 @@ python benchmarks/plan_memory.py            all cases, each in fresh processes (
 python benchmarks/plan_memory.py 0 3        some of them
 
 Measured is the highest resident size from the start of training on (three steps, DeepSpeed's start included), less
-what the same program needs for a model of 30,000 weights: interpreter, libraries, process group. glibc is told to give
+what the same program needs for a model of 30,000 weights: interpreter, libraries, process group. glibc is set to give
 freed blocks back at once (MALLOC_MMAP_THRESHOLD_), so that what is resident is what is alive.
 """
 

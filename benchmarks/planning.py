@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def positions(grid_size: int, length: int, num_moves: int) -> Iterator[State]:
-    """Few or none where so long a snake fills the board in so many moves."""
+    """Few or none where a snake of this length fills the board in this many moves."""
     slots, count = cycle_slots(grid_size, "classic")
     cells = {slot: cell for cell, slot in slots.items()}
     rng = random.Random(f"{grid_size} {length} {num_moves}")

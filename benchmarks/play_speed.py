@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=200, help="asked at once by the harness: games at a time")
     parser.add_argument("--single", type=int, default=4, help="positions that the loop is asked in each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="wall clock with so many processes")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="wall clock with this many processes")
     arguments = parser.parse_args()
 
     import torch

@@ -38,7 +38,7 @@ class Bench:
         return next(self.games.rglob("*.jsonl"))
 
     def fixed_lines(self, tokens: int, trained: int, num_lines: int = 200) -> Path:
-        """Lines of about so many tokens (a word or letter each), no two of which begin alike."""
+        """Lines of about this many tokens (a word or letter each), no two of which begin alike."""
         path = self.root / f"lines-{tokens}-{trained}.jsonl"
         letter = "a" if self.quick else " a"
         with path.open("w") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from functools import cache
@@ -108,19 +107,6 @@ def test_files_and_functions_stay_short(name):
     assert len(lines) <= MAX_FILE_LINES
     functions = [node for node in ast.walk(files()[name]) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES] == []
-
-
-def test_contributing_names_files_that_exist():
-    root = LAUNCHERS.parent
-    named = re.findall(r"`([\w/.]+(?:\.py|\.md|\.js|/))`", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    present = [
-        path.as_posix() + "/" * path.is_dir()
-        for room in ("snake_dist", "tests", "docs")
-        for path in (root / room).rglob("*")
-    ]
-    present += [f"{root.as_posix()}/{room}/" for room in ("snake_dist", "tests")]
-    assert named
-    assert [name for name in named if not any(path.endswith(f"/{name}") for path in present)] == []
 
 
 @pytest.mark.parametrize("launcher", [path.name for path in sorted(LAUNCHERS.glob("*.py"))])

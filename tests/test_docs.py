@@ -39,3 +39,11 @@ def test_a_page_points_at_what_exists(page):
 def test_docstrings_point_at_what_exists():
     missing = {path.relative_to(ROOT).as_posix(): missing_paths(docstrings(path)) for path in MODULES}
     assert {path: words for path, words in missing.items() if words} == {}
+
+
+def test_contributing_names_what_exists():
+    """Its paths leave out the folder above the room."""
+    named = re.findall(r"`([\w/.]+(?:\.py|\.md|\.js|/))`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    exist = [any((ROOT / name).exists() or [*(ROOT / folder).rglob(name)] for folder in FOLDERS) for name in named]
+    assert [name for name, it_does in zip(named, exist, strict=True) if not it_does] == []
+    assert named
