@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(Exception):
@@ -33,3 +35,12 @@ def check_at_least(config: object, **lowest: float) -> None:
         for value in given if isinstance(given, tuple) else () if given is None else (given,):
             if not (value >= low and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} {value}: at least {low}")
+
+
+@contextmanager
+def named(place: str) -> Iterator[None]:
+    """Put the place in front of the message of an InputError."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(f"{place}: {problem}") from None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from snake_dist.cli import parse_dataclass
 from snake_dist.cluster.job import Job, array_tasks, complete_job
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, named
 from snake_dist.recipes import as_mapping, flags_of, known_keys, read_mapping
 from snake_dist.run.config import train_flags
 
@@ -191,7 +191,5 @@ def _launch(mapping: Any, place: str) -> Launch:
     for key in as_mapping(mapping, place):
         if key.replace("_", "-") in OWN_JOB_FLAGS:
             raise InputError(f"{place}: {key} is set by the ablation")
-    try:
+    with named(place):
         return parse_dataclass(Launch, flags_of(mapping, place))
-    except InputError as problem:
-        raise InputError(f"{place}: {problem}") from None

@@ -16,7 +16,7 @@ from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.cluster.job import Job, ranks_per_node, world_size
 from snake_dist.cluster.local import commands_for
 from snake_dist.cluster.world import World
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, named
 from snake_dist.evaluation.judging.game_log import read_log
 from snake_dist.files import CONFIG, GAMES_DIR, REPORT, REPORT_DIR, write_json_atomically, write_text_atomically
 from snake_dist.run.config import RunConfig, check_run_config, parse_run_config
@@ -38,14 +38,12 @@ def check_cells(ablation: Ablation, *, is_here: bool) -> None:
     size = ranks_per_node(ablation.job) if is_here else world_size(ablation.job)
     configs: dict[str, RunConfig] = {}
     for cell in ablation.cells:
-        try:
+        with named(f"{ablation.source}: {cell.name}"):
             config = parse_run_config(cell.flags)
             if is_here:
                 check_config(config, World(rank=0, local_rank=0, size=size, local_size=size))
             else:
                 check_run_config(config, size)
-        except InputError as problem:
-            raise InputError(f"{ablation.source}: {cell.name}: {problem}") from None
         if config.play.play_games == 0:
             raise InputError(
                 f"{ablation.source}: {cell.name}: play-games 0: an ablation compares the games of its runs"

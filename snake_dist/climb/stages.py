@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from snake_dist.cli import parse_dataclass
 from snake_dist.climb.correction import Correction, check_correction
 from snake_dist.cluster.local import start_ranks
 from snake_dist.data.generation_config import GenerationConfig, check_generation
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, named
 from snake_dist.evaluation.play import Play
 from snake_dist.files import ADAPTER_DIR, GAMES_DIR, REPORT, STATUS, SUMMARY
 from snake_dist.recipes import dashed, flags_of, known_keys, read_mapping
@@ -87,7 +86,7 @@ class _Stage:
         for i, part in enumerate(parts if isinstance(parts, list) else [parts], start=1):
             output = self.directory / f"data-{i}"
             flags = _flags_over(common, part, place)
-            with _named(place):
+            with named(place):
                 check_generation(parse_dataclass(GenerationConfig, flags))
             command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
             yield Step(self.directory, output / SUMMARY, command)
@@ -103,7 +102,7 @@ class _Stage:
         play_flags += ["--first-game", str(first_game), "--no-ladder", "--bank-states", "0", "--report", str(own)]
         log = own / GAMES_DIR / "adapter.jsonl"
         label_flags = ["--games", str(log), *_flags(label, place), "--output", str(output)]
-        with _named(place):
+        with named(place):
             parse_dataclass(Play, play_flags)
             check_correction(parse_dataclass(Correction, label_flags))
         return [
@@ -116,7 +115,7 @@ class _Stage:
         flags = [*_flags_over(common, self.keys.get("train"), place), "--data", *map(str, data)]
         flags += ["--init-adapter", str(adapter)] if adapter else []
         flags += ["--output-dir", str(self.directory / "run"), "--resume", "auto"]
-        with _named(place):
+        with named(place):
             check_run_flags(flags, ranks)
         return Step(self.directory, self.directory / "run" / STATUS, [*self.start, "launcher/train.py", *flags])
 
@@ -124,7 +123,7 @@ class _Stage:
         place = f"{self.place}: play"
         flags = ["--player", "adapter", str(adapter), *_flags_over(common, self.keys.get("play"), place)]
         flags += ["--report", str(self.directory / "report")]
-        with _named(place):
+        with named(place):
             parse_dataclass(Play, flags)
         return Step(self.directory, self.directory / "report" / REPORT, [*self.start, "launcher/play.py", *flags])
 
@@ -190,15 +189,6 @@ def _flags(value: Any, place: str) -> list[str]:
     if owned:
         raise InputError(f"{place}: {owned[0]} is set by the climb")
     return flags_of(mapping, place)
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Put the place in front of an InputError's message."""
-    try:
-        yield
-    except InputError as problem:
-        raise InputError(f"{place}: {problem}") from None
 
 
 def _whole(text: Any, place: str) -> int:

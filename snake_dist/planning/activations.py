@@ -42,17 +42,17 @@ def attention(model: ModelSizes, setup: Setup, length: int) -> float:
     """Count queries, keys and values as the kernel takes them (keys and values repeated for all heads), its output, and
     1 number per head (flash) or the softmax of the scores. Normed heads keep queries and keys in fp32 too."""
     c = setup.element
-    kept = 4.0 * c * model.attention_size
+    num_bytes = 4.0 * c * model.attention_size
     if model.normed_heads:
-        kept += (c if setup.fast and model.own_norms else FP32) * (model.attention_size + model.key_value_size)
+        num_bytes += (c if setup.fast and model.own_norms else FP32) * (model.attention_size + model.key_value_size)
     if model.packs and setup.on_cpu:
         # This package's own kernel: keys are not repeated, maxima and sums are kept, the weights of short examples.
         weights = min(length, length / 2 + 64) if length <= 512 else 0
         own = 2 * c * (model.attention_size + model.key_value_size)
-        return kept - 4 * c * model.attention_size + own + model.num_heads * (2 * FP32 + c * weights)
+        return num_bytes - 4 * c * model.attention_size + own + model.num_heads * (2 * FP32 + c * weights)
     if model.packs:
-        return kept + FP32 * model.num_heads
-    return kept + model.num_heads * length * (FP32 + (c if c < FP32 else 0))
+        return num_bytes + FP32 * model.num_heads
+    return num_bytes + model.num_heads * length * (FP32 + (c if c < FP32 else 0))
 
 
 def mlp(model: ModelSizes, setup: Setup) -> float:
@@ -88,18 +88,18 @@ def step_bytes(model: ModelSizes, setup: Setup, batch: MicroBatch) -> dict[str, 
     rope = 2 * c * model.head_size * tokens
     num_logits = batch.trained_tokens * model.vocabulary
     if setup.gradient_checkpointing:
-        kept = model.num_layers * c * hidden * tokens + last_norm + rope
+        activations = model.num_layers * c * hidden * tokens + last_norm + rope
     else:
         # The first norm works on embeddings, which need no gradient.
-        kept = model.num_layers * layer + rope
+        activations = model.num_layers * layer + rope
     mlp_grads = c * (2 * model.intermediate_size + hidden) * tokens
     weight = c * model.largest_matrix if setup.nf4 else 0
     recomputed = layer if setup.gradient_checkpointing else 0
     moments = [
-        {"activations": kept, "logits": num_logits * c, "temporaries": loss_temporaries(setup, num_logits)},
-        {"activations": kept, "logits": num_logits * c, "temporaries": norm_gradient(model, setup) * tokens},
+        {"activations": activations, "logits": num_logits * c, "temporaries": loss_temporaries(setup, num_logits)},
+        {"activations": activations, "logits": num_logits * c, "temporaries": norm_gradient(model, setup) * tokens},
         {
-            "activations": kept - last_norm + recomputed,
+            "activations": activations - last_norm + recomputed,
             "logits": num_logits * c,
             "temporaries": mlp_grads + weight,
         },

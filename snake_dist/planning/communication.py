@@ -67,14 +67,14 @@ def step_collectives(model: ModelSizes, setup: Setup, accumulation: int = 1) -> 
     num_matrices = model.num_layers * len(model.linears) + 2
     # Frozen weights are gathered for the forward pass, and again for the backward pass unless they were kept.
     base = shardable_bytes(model, setup)
-    kept = min(1.0, setup.max_live / 2 / model.num_base)
-    again = base * (1 - model.num_forward_only / model.num_base) * (1 - kept)
+    kept_share = min(1.0, setup.max_live / 2 / model.num_base)
+    again = base * (1 - model.num_forward_only / model.num_base) * (1 - kept_share)
     return [
         Collective("base, forward", "all-gather", base * accumulation, num_matrices * accumulation),
         Collective(
             "base, backward", "all-gather", again * accumulation, num_matrices * accumulation, setup.hpz_ranks > 0
         ),
-        Collective("adapter", "all-gather", adapter * (2 - kept) * accumulation, num_matrices * accumulation),
+        Collective("adapter", "all-gather", adapter * (2 - kept_share) * accumulation, num_matrices * accumulation),
         Collective("gradients", "reduce-scatter", adapter * accumulation, num_buckets * accumulation),
     ]
 

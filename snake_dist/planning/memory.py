@@ -61,8 +61,8 @@ def gathered_bytes(model: ModelSizes, setup: Setup) -> float:
         return 0.0
     base = shardable_bytes(model, setup)
     per_element = base / model.num_base
-    kept = setup.max_live // 2 + setup.prefetch_bucket + model.largest_module
-    return min(base, kept * per_element) + min(model.num_trainable, kept) * setup.element
+    kept_elements = setup.max_live // 2 + setup.prefetch_bucket + model.largest_module
+    return min(base, kept_elements * per_element) + min(model.num_trainable, kept_elements) * setup.element
 
 
 def bucket_bytes(model: ModelSizes, setup: Setup) -> float:
