@@ -92,13 +92,22 @@ def dashed(value: Any, place: str) -> dict[str, Any]:
     return {key.replace("_", "-"): item for key, item in as_mapping(value, place).items()}
 
 
+def as_bool(value: Any, place: str, key: str) -> bool:
+    """Return whether `value` is one of YAML's words for true. Raises InputError naming `place` and `key` unless it is
+    one for true or false."""
+    word = str(value).lower()
+    if word not in ("true", "yes", "on", "false", "no", "off"):
+        raise InputError(f"{place}: {key} is {value!r}: true or false is expected")
+    return word in ("true", "yes", "on")
+
+
 def flags_of(mapping: Mapping[str, Any], place: str) -> list[str]:
     """Return the flags that a mapping stands for. Raises InputError naming `place` and the key."""
     flags = []
     for key, value in dashed(mapping, place).items():
         values = value if isinstance(value, list) else [value]
-        if value in ("true", "false"):
-            flags.append(f"--{key}" if value == "true" else f"--no-{key}")
+        if str(value).lower() in ("true", "false"):
+            flags.append(f"--{key}" if str(value).lower() == "true" else f"--no-{key}")
         elif any(item is None or isinstance(item, (dict, list)) for item in values) and value is not None:
             raise InputError(f"{place}: {key} is {value!r}: a value or a list of values is expected")
         elif value is not None:

@@ -21,6 +21,14 @@ def test_true_and_false_are_the_flag_and_its_opposite():
     assert flags_of({"dry_run": "true", "ladder": "false"}, "here") == ["--dry-run", "--no-ladder"]
 
 
+@pytest.mark.parametrize("word", ["true", "True", "yes", "on", "false", "False", "no", "Off"])
+def test_a_flag_that_is_true_or_false_takes_all_of_yamls_words(tmp_path, word):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"gradient-checkpointing: {word}\n")
+    is_true = word in ("true", "True", "yes", "on")
+    assert parse_run_config(["--config", str(path)]).model.gradient_checkpointing == is_true
+
+
 def test_null_leaves_a_flag_of_a_mapping_and_of_a_job_at_its_default(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(NULLS)

@@ -28,7 +28,7 @@ from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.errors import InputError, named
 from snake_dist.evaluation.play import Play
 from snake_dist.files import ADAPTER_DIR, GAMES_DIR, REPORT, STATUS, SUMMARY
-from snake_dist.recipes import dashed, flags_of, known_keys, read_mapping
+from snake_dist.recipes import as_bool, dashed, flags_of, known_keys, read_mapping
 from snake_dist.run.config import check_run_flags
 
 FIRST_OWN_GAME = 500_000_000
@@ -128,10 +128,7 @@ class _Stage:
         return Step(self.directory, self.directory / "report" / REPORT, [*self.start, "launcher/play.py", *flags])
 
     def is_true(self, key: str, default: str) -> bool:
-        value = self.keys.get(key, default)
-        if value not in ("true", "false"):
-            raise InputError(f"{self.place}: {key} is {value!r}: must be true or false")
-        return bool(value == "true")
+        return as_bool(self.keys.get(key, default), self.place, key)
 
 
 def read_climb(config: Climb) -> list[Step]:

@@ -16,7 +16,7 @@ from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.match import PlayConfig, check_play_config
 from snake_dist.model.adapters import AdapterConfig, check_adapter_config
 from snake_dist.model.base import ModelConfig
-from snake_dist.recipes import dashed, flags_of, read_mapping
+from snake_dist.recipes import as_bool, dashed, flags_of, read_mapping
 from snake_dist.training.loop import TrainingConfig, check_training_config
 from snake_dist.training.wandb_log import WandbConfig
 
@@ -103,6 +103,6 @@ def train_flags(mapping: Any, place: str) -> dict[str, Any]:
     for name, value in flags.items():
         if name not in known:
             raise InputError(f"{place}: unknown key {name!r}: a flag of train.py without its dashes is expected")
-        if isinstance(known[name], bool) and value not in ("true", "false", None):
-            raise InputError(f"{place}: {name} is {value!r}: true or false is expected")
+        if isinstance(known[name], bool) and value is not None:
+            flags[name] = "true" if as_bool(value, place, name) else "false"
     return flags
