@@ -12,7 +12,7 @@ from tests.support.processes import TIMEOUT_S, free_port
 
 # A fork server that has imported the heavy libraries once: later ranks start in a second.
 fork_server = multiprocessing.get_context("forkserver")
-fork_server.set_forkserver_preload(["tests.support.warm_ranks"])
+fork_server.set_forkserver_preload(["torch", "deepspeed", "peft", "transformers", "tests.support.warm_ranks"])
 
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:

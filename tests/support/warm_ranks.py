@@ -3,6 +3,8 @@
 It halves the processor time of a small run; none of it depends on the run.
 """
 
+import gc
+
 import deepspeed.ops
 import deepspeed.runtime.zero.muon.muon_optimizer
 import scipy.optimize
@@ -15,3 +17,4 @@ import snake_dist.run.finetune  # noqa: F401
 
 _ = deepspeed.ops.__compatible_ops__  # runs a compiler
 get_checkpoint_conversion_mapping("llama")  # compiles a thousand regular expressions
+gc.freeze()  # a collection in a rank would copy every page of it
