@@ -219,6 +219,9 @@ def _fill(config: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
 
 
 def _auto_keys(block: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys below `block` whose value is "auto", or holds it in a list."""
     if isinstance(block, dict):
         return [key for name, inner in block.items() for key in _auto_keys(inner, f"{prefix}.{name}")]
+    if isinstance(block, list):
+        return [key for inner in block for key in _auto_keys(inner, prefix)]
     return [prefix.lstrip(".")] if block == "auto" else []

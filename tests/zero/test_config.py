@@ -96,6 +96,7 @@ def test_run_config_fills_what_it_owns(given):
         ({"bf16": {"enabled": False}}, "bf16.enabled is False, but the run config says True"),
         ({"scheduler": {"params": {"warmup_num_steps": 9}}}, "warmup_num_steps"),
         ({"wall_clock_breakdown": "auto"}, "wall_clock_breakdown"),
+        ({"zero_optimization": {"contiguous_gradients": [["auto"]]}}, "zero_optimization.contiguous_gradients"),
     ],
 )
 def test_contradictions_name_both_values(given, message):
