@@ -14,9 +14,9 @@ from pathlib import Path
 import tyro
 
 from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.cluster import sbatch
+from snake_dist.cluster import slurm_commands
+from snake_dist.cluster.job_script import render
 from snake_dist.cluster.local import run_all
-from snake_dist.cluster.slurm import render
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     if flags.slurm:
         queued: dict[str, str] = {}
         for job, program_flags in jobs:
-            queued[job.job_name] = sbatch.write_and_submit(job, program_flags, queued)
-            print(sbatch.receipt(job, program_flags, queued[job.job_name]))
+            queued[job.job_name] = slurm_commands.write_and_submit(job, program_flags, queued)
+            print(slurm_commands.receipt(job, program_flags, queued[job.job_name]))
         return
     if not flags.table:
         code = run_all(pending(ablation), keep_going=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.cluster import sbatch
+from snake_dist.cluster import slurm_commands
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, complete_job, world_size
+from snake_dist.cluster.job_script import render
 from snake_dist.cluster.local import commands_for, run_all
-from snake_dist.cluster.slurm import render
 from snake_dist.cluster.status import describe
 from snake_dist.recipes import read_job_recipe
 from snake_dist.run.config import check_run_flags
@@ -74,10 +74,10 @@ def main(argv: list[str]) -> None:
         elif submit.dry_run:
             print(render(job, flags), end="")
         elif submit.test_only:
-            print(sbatch.test_only(render(job, flags)))
+            print(slurm_commands.test_only(render(job, flags)))
         else:
-            queued[job.job_name] = sbatch.write_and_submit(job, flags, queued)
-            print(sbatch.receipt(job, flags, queued[job.job_name]))
+            queued[job.job_name] = slurm_commands.write_and_submit(job, flags, queued)
+            print(slurm_commands.receipt(job, flags, queued[job.job_name]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from snake_dist.run.config import RunConfig as RunConfig
     from snake_dist.run.finetune import train as train
     from snake_dist.styles.replies import parse_reply as parse_reply
-    from snake_dist.training.loop import TrainingConfig as TrainingConfig
+    from snake_dist.training.config import TrainingConfig as TrainingConfig
     from snake_dist.training.wandb_log import WandbConfig as WandbConfig
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "PlayConfig": "snake_dist.evaluation.judging.match",
     "RunConfig": "snake_dist.run.config",
     "SEED_RANGES": "snake_dist.game.rules",
-    "TrainingConfig": "snake_dist.training.loop",
+    "TrainingConfig": "snake_dist.training.config",
     "WandbConfig": "snake_dist.training.wandb_log",
     "legal_moves": "snake_dist.game.rules",
     "load_player": "snake_dist.evaluation.players.loading",

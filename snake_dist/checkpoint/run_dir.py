@@ -1,4 +1,4 @@
-"""A run's directory: its lock, the status of its run, and the log lines that belong to a checkpoint."""
+"""A run's directory: the checkpoint that a run in it resumes from, its lock, status.json and log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job: a typed, checked description, which `cluster.slurm` writes as a batch script."""
+"""A job: a typed, checked description, which `cluster.job_script` writes as a batch script."""
 
 from __future__ import annotations
 

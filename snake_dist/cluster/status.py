@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.cluster.job import LOGS
-from snake_dist.cluster.sbatch import job_facts
+from snake_dist.cluster.slurm_commands import job_facts
 from snake_dist.errors import InputError
 from snake_dist.files import METRICS, RUN_FACTS, STATUS, SUMMARY
 

@@ -1,8 +1,8 @@
 """The examples that a run trains on and those it holds out: chosen once, block by block, and kept beside the tokens.
 
 Whole games are held out: neighbouring positions of one game differ in one cell, so a split by line would judge the
-model on what it has seen. Every rank and every later run maps the result. So only the first start depends on the number
-of lines, and none holds them in memory, only the keys of the games.
+model on what it has seen. The result is stored: every rank and every later run memory-maps it. So only the first start
+depends on the number of lines, and none holds them in memory, only the keys of the games.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def select(
     """Return the examples of at most `sequence_length` tokens: all of them, or with a split (training, held-out).
 
     Raises InputError for a longer example unless `bad_lines` is "skip", for a part without any, and for a split that
-    cannot be.
+    is impossible.
     """
     described = [FORMAT_VERSION, sequence_length, bad_lines, split and asdict(split)]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]

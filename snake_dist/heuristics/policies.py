@@ -39,7 +39,7 @@ def bfs_safe(state: State) -> Move:
     """Return the first step of a shortest path to the apple after which the snake is tail-safe.
 
     With none, the move that leaves the longest way to the tail, and of those the one farthest from the apple.
-    Where every move cuts the tail off, as bfs.
+    If every move cuts off the tail, it moves as bfs does.
     """
     first = next(safe_first_moves(state), None)
     if first is not None:

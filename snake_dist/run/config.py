@@ -1,4 +1,4 @@
-"""The configuration of a run: the config of every room, the command line, YAML recipes."""
+"""All flags of a run, as model, adapter, data, training, checkpoint, play and W&B define them; YAML recipes of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snake_dist.evaluation.judging.match import PlayConfig, check_play_config
 from snake_dist.model.adapters import AdapterConfig, check_adapter_config
 from snake_dist.model.base import ModelConfig
 from snake_dist.recipes import as_bool, dashed, flags_of, read_mapping
-from snake_dist.training.loop import TrainingConfig, check_training_config
+from snake_dist.training.config import TrainingConfig, check_training_config
 from snake_dist.training.wandb_log import WandbConfig
 
 
@@ -97,7 +97,7 @@ def recipe_flags(path: str) -> list[str]:
 
 
 def train_flags(mapping: Any, place: str) -> dict[str, Any]:
-    """Return a recipe's mapping, its keys written as train.py's flags. Raises InputError naming a key of no flag."""
+    """Return a recipe's mapping, its keys written as flags of train.py. Raises InputError naming an unknown key."""
     known = RunConfig().flat()
     flags = dashed(mapping, place)
     for name, value in flags.items():

@@ -27,7 +27,8 @@ from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig, check_run_config
 from snake_dist.run.data import Board, RunData, find_board, name_style, prepare_data
-from snake_dist.training.loop import Share, TrainingConfig
+from snake_dist.training.config import TrainingConfig
+from snake_dist.training.loop import Share
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
 from snake_dist.zero.engine import check_dtype_here
 

@@ -16,7 +16,7 @@ from snake_dist.zero.state import MASTER, gather_state
 
 if TYPE_CHECKING:
     from snake_dist.run.preparation import Run
-    from snake_dist.training.rank_allocation import RankAllocation
+    from snake_dist.training.adalora_ranks import RankAllocation
 
 
 class Saver:

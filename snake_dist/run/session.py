@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import gather
-from snake_dist.run.resume import logged_history
+from snake_dist.run.restore import logged_history
 from snake_dist.run.saver import Saver
 from snake_dist.run.status_file import StatusFile
 from snake_dist.run.watch import Watch
@@ -17,7 +17,7 @@ from snake_dist.training.metrics import Metrics, SilentLog
 
 if TYPE_CHECKING:
     from snake_dist.run.preparation import Run
-    from snake_dist.training.rank_allocation import RankAllocation
+    from snake_dist.training.adalora_ranks import RankAllocation
 
 Value = TypeVar("Value")
 

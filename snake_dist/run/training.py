@@ -19,10 +19,10 @@ from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
-from snake_dist.run.resume import start_training
+from snake_dist.run.restore import start_training
 from snake_dist.run.session import Session
 from snake_dist.run.summary import TrainingSummary
-from snake_dist.training.held_out import held_out_metrics
+from snake_dist.training.held_out_metrics import held_out_metrics
 from snake_dist.training.loop import Collate, Trainer, run_steps
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
 from snake_dist.zero.config import zero_stage

@@ -1,7 +1,8 @@
 """All styles by name, and the text of a position in any of them.
 
 Training data and players write prompts with the same function, so the two cannot drift apart. `docs/data.md` shows an
-example of each style.
+example of each style. A new style is an entry of `STYLES` in its family's file (`compact.py`, say); a new family is a
+new file, named below.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def prompt_style(style: str) -> str:
 
 
 PROMPT_STYLES = tuple(dict.fromkeys(map(prompt_style, STYLES)))
-"""Those whose prompts differ."""
+"""One style for each form of the prompt."""
 
 if TYPE_CHECKING:
     StyleName = str

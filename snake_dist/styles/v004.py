@@ -1,4 +1,4 @@
-"""Styles sentence, board and short: the shape and wording of the public v0.04 data.
+"""Styles sentence, board and short: the shape and wording of the public heuristics data, version 0.04.
 
 In classic mode their prompts equal those of that data byte for byte; in other modes a line names the mode.
 

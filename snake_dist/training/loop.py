@@ -14,10 +14,11 @@ import numpy as np
 from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
-from snake_dist.errors import InputError, RankError, check_at_least
+from snake_dist.errors import InputError, RankError
+from snake_dist.training.adalora_ranks import RankAllocation
+from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics
-from snake_dist.training.rank_allocation import RankAllocation
 from snake_dist.training.schedule import learning_rate_at
 from snake_dist.zero.engine import (
     backward,
@@ -37,37 +38,6 @@ MAX_SKIPPED = 5
 """The run fails after this many steps in a row with a gradient that is not finite."""
 MAX_SKIPPED_FP16 = 50
 """The same in fp16, where the loss scaler finds its scale by skipping steps."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Length, batch sizes, optimizer and evaluations of the training."""
-
-    epochs: float = 1.0
-    """Number of passes over the training examples; may be a fraction."""
-    max_steps: int | None = None
-    """Stop after this many optimizer steps instead of after --epochs."""
-    max_tokens: int | None = None
-    """Train on at most this many tokens, prompts and completions over all ranks, instead of --epochs; the last step may
-    have fewer examples."""
-    global_batch_size: int = 8
-    """Examples per optimizer step over all ranks, whatever their number."""
-    micro_batch_size: int = 4
-    """Examples per forward pass and rank."""
-    learning_rate: float = 1e-3
-    """Peak learning rate. 1e-3 suits models of about 0.1B parameters; try 2e-4 for 7B and more."""
-    warmup_share: float = 0.05
-    """The learning rate rises over this share of the steps."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: float = 1.0
-    """Clip gradients to this global 2-norm; 0: do not clip."""
-    seed: int = 0
-    """Seed of the order of examples, dropout, the adapter's initialization and generated data."""
-    log_every: int = 1
-    """Log metrics every this many steps; logging waits for the device."""
-    eval_every: int = 50
-    """Evaluate on the held-out examples every this many steps; 0: only at the end."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +61,6 @@ class Share:
         )
 
 
-def check_training_config(config: TrainingConfig) -> None:
-    """Raise InputError for a value that no run can have."""
-    check_at_least(config, epochs=0, max_steps=1, max_tokens=1, global_batch_size=1, micro_batch_size=1)
-    check_at_least(config, learning_rate=0, warmup_share=0, weight_decay=0, max_grad_norm=0)
-    check_at_least(config, seed=0, log_every=1, eval_every=0)
-    if config.max_steps is not None and config.max_tokens is not None:
-        raise InputError(f"--max-steps {config.max_steps}, --max-tokens {config.max_tokens}: only one of them")
-    if config.max_steps is None and config.max_tokens is None and config.epochs == 0:
-        raise InputError("--epochs 0: greater than 0")
-    if config.warmup_share > 1:
-        raise InputError(f"--warmup-share {config.warmup_share}: at most 1")
-
-
 @dataclass(frozen=True)
 class Trainer:
     """Everything that the steps of a run share on this rank."""
@@ -115,7 +72,7 @@ class Trainer:
     collate: Collate
     config: TrainingConfig
     allocation: RankAllocation | None = None
-    """AdaLoRA's, of ranks to modules."""
+    """AdaLoRA's allocation of matrix ranks to modules; None for other adapters."""
 
 
 def run_steps(

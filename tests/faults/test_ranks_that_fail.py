@@ -1,4 +1,7 @@
-"""Ranks that hang, run out of memory, see NaN, or meet somebody else; W&B that does not answer."""
+"""Ranks that hang, run out of memory, see NaN, or find their port or directory in use; W&B that does not answer.
+
+Ranks that are killed: test_restarts.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a run takes over from its checkpoint: the log before it, the weights, the optimizer."""
+"""What a run takes over from its checkpoint: the log before it, the weights, the optimizer.
+
+`checkpoint/run_dir.py` decides whether a run resumes, and from which checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from snake_dist.checkpoint.run_dir import copy_metrics
 from snake_dist.cluster.world import agree
 from snake_dist.files import METRICS
 from snake_dist.model.base import device_for
+from snake_dist.training.adalora_ranks import rank_allocation
 from snake_dist.training.metrics import Metrics
-from snake_dist.training.rank_allocation import rank_allocation
 from snake_dist.zero.engine import start_engine
 from snake_dist.zero.state import ADALORA, load_masters, load_state
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from snake_dist.run.preparation import Run
-    from snake_dist.training.rank_allocation import RankAllocation
+    from snake_dist.training.adalora_ranks import RankAllocation
 
 
 def logged_history(run: Run) -> list[Metrics]:

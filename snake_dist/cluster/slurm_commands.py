@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from snake_dist.cluster.job import TRAIN, Job, array_tasks, split_output_dir
-from snake_dist.cluster.slurm import render
+from snake_dist.cluster.job_script import render
 from snake_dist.errors import InputError
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snake_dist.cluster.job import Job, array_tasks, time_limit_s
-from snake_dist.cluster.slurm import render
+from snake_dist.cluster.job_script import render
 from snake_dist.errors import InputError
 from snake_dist.recipes import read_job_recipe
 from tests.support.processes import BIN, ROOT
@@ -40,7 +40,7 @@ def ready_files(recipe: Path) -> list[Path]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_ready_file_is_what_submit_prints_for_its_recipe(recipe):
     written = "".join(path.read_text() for path in ready_files(recipe))
-    assert written == dry_run("--recipe", str(recipe)), f"write it anew: python -m tests.cluster.test_slurm {recipe}"
+    assert written == dry_run("--recipe", str(recipe)), f"write again: python -m tests.cluster.test_job_script {recipe}"
 
 
 def test_every_ready_file_has_a_recipe():
