@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.processes import ROOT
 from tests.support.tiny_models import tiny_llama
@@ -15,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PYTHONPATH"] = str(ROOT)
 if "XDG_CACHE_HOME" in os.environ:
     os.environ["REAL_XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
+# A busy machine may take any time for an example.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

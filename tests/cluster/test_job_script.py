@@ -63,7 +63,6 @@ def test_shellcheck_finds_nothing_whatever_the_flags(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-@settings(deadline=None)
 @given(st.text(), st.sampled_from(["job_name", "partition", "account", "qos", "constraint", "memory", "directory"]))
 def test_no_value_adds_a_line_or_an_option(text, name):
     """Whatever is accepted stands inside its one #SBATCH line; the rest of the script does not change."""
@@ -79,7 +78,7 @@ def test_no_value_adds_a_line_or_an_option(text, name):
         assert len(shlex.split(line.removeprefix("#SBATCH "))) == 1
 
 
-@settings(max_examples=40, deadline=None)  # each starts a shell
+@settings(max_examples=40)  # each starts a shell
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
 def test_bash_gives_the_program_its_flags_unchanged(flags):
     text = render(Job("name", directory="logs", program="launcher/play.py"), flags)

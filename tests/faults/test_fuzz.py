@@ -22,7 +22,7 @@ from snake_dist.run.config import RunConfig, parse_run_config
 from snake_dist.zero.config import build_ds_config, fill_ds_config, read_ds_config
 from tests.support.runs import RUN_VALUES
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
     st.none()
     | st.booleans()

@@ -222,7 +222,7 @@ def test_impossible_games_are_refused(grid_size: int, mode: str, named: str) -> 
         new_game(grid_size, 0, mode)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(4, 8), st.integers(0, 2**63), st.sampled_from(MODES), st.lists(st.integers(0, 99), max_size=150))
 def test_invariants_of_random_play(grid_size: int, seed: int, mode: str, choices: list[int]) -> None:
     state = new_game(grid_size, seed, mode)

@@ -39,7 +39,7 @@ def test_no_cycle_is_claimed_on_a_board_with_obstacles() -> None:
 
 
 @pytest.mark.parametrize("policy", ["hamiltonian", "hamiltonian-shortcuts"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(grid_size=st.integers(4, 8), seed=st.integers(0, 2**63), mode=st.sampled_from(["classic", "wrap"]))
 def test_never_dies_before_the_board_is_full(policy: str, grid_size: int, seed: int, mode: str) -> None:
     state = new_game(grid_size, seed, mode)

@@ -129,7 +129,7 @@ def read_sentence(prompt: str) -> tuple[int, str, tuple[Cell, ...], Cell, frozen
     return int(size[0]), (mode or ["classic"])[0], body, apple, frozenset(blocks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(4, 14), st.integers(0, 2**63), st.sampled_from(MODES), st.integers(1, 120))
 def test_different_positions_have_different_prompts(grid_size: int, seed: int, mode: str, num_moves: int) -> None:
     state, rng = new_game(grid_size, seed, mode), seed

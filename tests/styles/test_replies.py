@@ -149,7 +149,7 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join) | st.text())
 def test_what_is_read_stands_in_the_reply(reply: str) -> None:
     move = parse_reply(reply)

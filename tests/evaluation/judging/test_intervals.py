@@ -47,7 +47,7 @@ def test_mean_interval_needs_two_values():
     assert bootstrap_mean_interval([3, 3, 3]) == (3.0, 3.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 97), min_size=2, max_size=40) | st.integers(2, 60).map(lambda n: [0] * n + [1]))
 def test_mean_interval_is_finite_and_within_the_sample(values):
     low, high = bootstrap_mean_interval(values)
@@ -68,7 +68,7 @@ def test_game_rate_knows_that_games_differ():
     assert high - low > 5 * (wilson_high - wilson_low)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @example([(9, 1)] * 5)  # every game the same: resampling shows no spread
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), min_size=1, max_size=30))
 def test_game_rate_contains_wilson(games):
