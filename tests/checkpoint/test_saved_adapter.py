@@ -159,5 +159,5 @@ def test_what_is_no_adapter_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no readable adapter_metadata\.json"):
         read_metadata(tmp_path)
     (tmp_path / "adapter_metadata.json").write_text("[]")
-    with pytest.raises(InputError, match="not that of an adapter"):
+    with pytest.raises(InputError, match="is no JSON object, or"):
         read_metadata(tmp_path)
