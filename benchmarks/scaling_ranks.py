@@ -288,10 +288,10 @@ def logits(vocabulary: int, num_examples: int, length: int, trained: int, plainl
 
     def once() -> None:
         if plainly:  # what a model's own loss does: every logit, in fp32
-            every_logit = model(**batch.inputs, use_cache=False).logits.float()
-            torch.nn.functional.cross_entropy(
-                every_logit.flatten(0, 1), batch.labels_BT.flatten(), reduction="sum"
-            ).backward()
+            every_logit = model(**batch.inputs, use_cache=False).logits[0].float()
+            labels = torch.full((len(every_logit),), -100)
+            labels[batch.columns_C] = batch.labels_K
+            torch.nn.functional.cross_entropy(every_logit, labels, reduction="sum").backward()
         else:
             logits_KV, labels_K, _ = forward_trained(model, batch)
             loss_sum(logits_KV, labels_K).backward()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from snake_dist.accelerator import moved_at_once
+from snake_dist.segments import Segments
 
 if TYPE_CHECKING:
     import torch
@@ -39,42 +42,47 @@ class Batch:
 
     input_ids_BT: torch.Tensor
     """int64 [B, T]."""
-    labels_BT: torch.Tensor
-    """int64 [B, T]: the *next* token where it is trained, else `IGNORED`."""
+    columns_C: torch.Tensor
+    """int64 [C]: the columns in which any row trains a token."""
+    labels_K: torch.Tensor
+    """int64 [K]: the token that comes next after each of the K trained positions, row by row."""
+    examples_K: torch.Tensor
+    """int64 [K]: the example that each of them belongs to."""
+    places_K: torch.Tensor
+    """int64 [K]: the place of its column in `columns_C`."""
     attention_mask_BT: torch.Tensor | None = None
     """int64 [B, T], 1 where a token is; None if packed."""
     position_ids_BT: torch.Tensor | None = None
     """int64 [B, T], from 0 in every example of a packed row; None if padded."""
-    boundaries: torch.Tensor | None = None
-    """int32, where the segments of a packed row begin and end: [examples + 1], or one more with a shared prefix;
-    None if padded."""
-    shared_prefix_length: int = 0
-    """Tokens of the first segment, with which every example of the row begins; the other segments are what
-    follows in each. 0: every segment is a whole example."""
+    segments: Segments | None = None
+    """Where the examples of a packed row lie; None if padded."""
+    num_padding: int = 0
+    """Positions that hold no token."""
 
     @property
-    def num_padding(self) -> int:
-        """Positions that hold no token."""
-        return 0 if self.attention_mask_BT is None else int((self.attention_mask_BT == 0).sum())
+    def num_examples(self) -> int:
+        if self.segments is None:
+            return len(self.input_ids_BT)
+        return len(self.segments.boundaries) - (2 if self.segments.prefix else 1)
 
     @property
-    def inputs(self) -> dict[str, torch.Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """The model's keyword arguments."""
-        if self.boundaries is None:
+        if self.segments is None:
             return {"input_ids": self.input_ids_BT, "attention_mask": self.attention_mask_BT}
-        return {
-            "input_ids": self.input_ids_BT,
-            "position_ids": self.position_ids_BT,
-            "cu_seq_lens_q": self.boundaries,
-            "shared_prefix_length": self.shared_prefix_length,
-        }
+        return {"input_ids": self.input_ids_BT, "position_ids": self.position_ids_BT, "segments": self.segments}
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`; the boundaries stay on the CPU, where they are read."""
-        moved = {
-            name: value.to(device) for name, value in vars(self).items() if name.endswith("_BT") and value is not None
-        }
-        return replace(self, **moved)
+        """The same batch on `device`; a CUDA device gets it by one copy, which does not wait."""
+        import torch
+
+        if self.input_ids_BT.device == device:
+            return self
+        own = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        of_segments = self.segments.tensors if self.segments is not None else {}
+        moved = moved_at_once(own | of_segments, device)
+        segments = self.segments and replace(self.segments, **{name: moved[name] for name in of_segments})
+        return replace(self, segments=segments, **{name: moved[name] for name in own})
 
 
 def shifted_labels(example: Example) -> np.ndarray:
@@ -112,10 +120,11 @@ def pack(examples: Sequence[Example]) -> Batch:
         np.concatenate([np.arange(shared), *(np.arange(shared, shared + length) for length in lengths)]),
         np.concatenate([np.full(shared, IGNORED), *(shifted_labels(example)[shared:] for example in examples)]),
     ]
-    ids, positions, labels = (torch.from_numpy(values.astype(np.int64))[None] for values in row)
-    segments = [shared, *lengths] if shared else lengths
-    boundaries = torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32)
-    return Batch(ids, labels, position_ids_BT=positions, boundaries=boundaries, shared_prefix_length=shared)
+    ids, positions = (torch.from_numpy(values.astype(np.int64))[None] for values in row[:2])
+    segments = Segments.of([0, *np.cumsum([shared, *lengths] if shared else lengths)], shared)
+    trained = _trained(row[2][None])
+    trained["examples_K"] = np.repeat(np.arange(len(examples)), [example.num_loss_tokens for example in examples])
+    return Batch(ids, **_tensors(trained), position_ids_BT=positions, segments=segments)
 
 
 def pad(examples: Sequence[Example]) -> Batch:
@@ -130,4 +139,24 @@ def pad(examples: Sequence[Example]) -> Batch:
         ids[row, :length] = example.input_ids
         mask[row, :length] = 1
         labels[row, :length] = shifted_labels(example)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(labels), attention_mask_BT=torch.from_numpy(mask))
+    return Batch(
+        torch.from_numpy(ids),
+        **_tensors(_trained(labels)),
+        attention_mask_BT=torch.from_numpy(mask),
+        num_padding=int((mask == 0).sum()),
+    )
+
+
+def _trained(labels_BT: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of a `Batch` that say what is trained, where a row is an example."""
+    is_trained_BT = labels_BT != IGNORED
+    columns_C = np.flatnonzero(is_trained_BT.any(axis=0))
+    rows_K, places_K = np.nonzero(is_trained_BT[:, columns_C])
+    labels_K = labels_BT[rows_K, columns_C[places_K]]
+    return {"columns_C": columns_C, "labels_K": labels_K, "examples_K": rows_K, "places_K": places_K}
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in arrays.items()}

@@ -141,18 +141,19 @@ def load_base(
     quantization: str | None = None,
     device: torch.device | None = None,
 ) -> PreTrainedModel:
-    """Return the causal language model at `location` (from `find_base`), in eval mode, on the CPU.
+    """Return the causal language model at `location` (from `find_base`), in eval mode, on `device` (None: the CPU).
 
     With `quantization` "nf4" its linear layers but the output head are in 4 bits (NormalFloat, the scales
-    quantized again: QLoRA, Dettmers et al., 2023) and it is on `device`, which quantizes while it loads. The
-    4-bit numbers are stored in elements of `dtype`, the compute dtype, since ZeRO-3 shards no others.
+    quantized again: QLoRA, Dettmers et al., 2023); `device` quantizes while it loads. The 4-bit numbers are
+    stored in elements of `dtype`, the compute dtype, since ZeRO-3 shards no others.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     element = getattr(torch, dtype)
     if quantization is None:
-        return AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
+        return model.to(device or "cpu")
     model = AutoModelForCausalLM.from_pretrained(
         location,
         dtype=element,

@@ -1,7 +1,8 @@
-"""Dropout for LoRA: masks drawn eight bytes at a time, and shared by the layers that read the same activation.
+"""Dropout for LoRA: masks shared by the layers that read the same activation, on CPUs drawn eight bytes at a time.
 
 Measured on one core: a mask for 144,000 activations takes PyTorch 4.4 ms and this module less than 1; with
-PyTorch's, masks were a fifth of a training step of SmolLM2-135M.
+PyTorch's, masks were a fifth of a training step of SmolLM2-135M. An accelerator draws a mask and applies it in one
+kernel of PyTorch's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ONE = {torch.bfloat16: np.uint16(0x3F80), torch.float16: np.uint16(0x3C00), tor
 
 
 class SharedDropout:
-    """Inverted dropout without its factor 1 / (1 - rate), made once for neighbouring layers with the same input.
+    """Dropout made once for neighbouring layers with the same input.
 
     The layers that read one activation (q, k and v; gate and up) then share its mask and its dropped copy. Masks
     are a function of PyTorch's generator, so seeds and recomputation (gradient checkpointing) work as usual.
@@ -34,12 +35,18 @@ class SharedDropout:
             # DeepSpeed hands each layer a new tensor object over the same memory, which `_last` keeps from reuse.
             if seen.data_ptr() == x.data_ptr() and seen.shape == x.shape and seen_rate == rate:
                 return kept
-        kept = keep_mask(x, rate)
-        self._last, self._dropped = (x.detach(), rate, kept), None
+        if x.device.type == "cpu":
+            kept, self._dropped = keep_mask(x, rate), None
+        else:
+            self._dropped, kept = torch.native_dropout(x.detach(), true_rate(rate), True)
+        self._last = x.detach(), rate, kept
         return kept
 
     def __call__(self, x: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x, without gradient, with a share `rate` of its elements set to 0; bool mask of the others)."""
+        """(x, without gradient, with a share `rate` of its elements set to 0; bool mask of the others).
+
+        The others are as they were on a CPU, and scaled up by 1 / (1 - `true_rate(rate)`) on an accelerator.
+        """
         kept = self.kept(x, rate)
         if self._dropped is None:
             self._dropped = x.detach() * as_factor(kept, x.dtype)
@@ -57,7 +64,10 @@ class LoraDropout(torch.nn.Module):
         """x with a share `true_rate(p)` of its elements set to 0 and the others scaled up; x itself in eval mode."""
         if not self.training:
             return x
-        return x * as_factor(self.masks.kept(x, self.p), x.dtype).mul_(1 / (1 - true_rate(self.p)))
+        kept, scale = self.masks.kept(x, self.p), 1 / (1 - true_rate(self.p))
+        if x.device.type != "cpu":
+            return torch.ops.aten.native_dropout_backward(x, kept, scale)  # x * kept * scale in one kernel
+        return x * as_factor(kept, x.dtype).mul_(scale)
 
 
 def use_shared_dropout(model: torch.nn.Module) -> None:
@@ -80,10 +90,8 @@ def true_rate(rate: float) -> float:
 
 
 def keep_mask(x: torch.Tensor, rate: float) -> torch.Tensor:
-    """bool of x's shape, on x's device: False with probability `true_rate(rate)`."""
+    """bool of x's shape, on the CPU: False with probability `true_rate(rate)`."""
     dropped_levels = round(true_rate(rate) * LEVELS)
-    if x.device.type != "cpu":
-        return torch.randint(LEVELS, x.shape, dtype=torch.uint8, device=x.device) >= dropped_levels
     # PyTorch draws a CPU mask one number at a time: 10 times slower than NumPy's eight bytes at a time.
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(1 << 62, ()))))
     words = generator.integers(1 << 64, size=-(-x.numel() // 8), dtype=np.uint64)
@@ -92,8 +100,8 @@ def keep_mask(x: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def as_factor(kept: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """1 and 0 in `dtype`. On a CPU made from the bits of 1.0: PyTorch's conversion of bool takes 10 times longer."""
-    if kept.device.type != "cpu" or dtype not in _ONE:
+    """1 and 0 in `dtype`, made from the bits of 1.0: PyTorch's conversion of bool takes 10 times longer on a CPU."""
+    if dtype not in _ONE:
         return kept.to(dtype)
     one = _ONE[dtype]
     return torch.from_numpy(np.multiply(kept.numpy(), one, dtype=one.dtype)).view(dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.accelerator import fused, fuses
 from snake_dist.model.dropout import LoraDropout, true_rate
-from snake_dist.model.frozen_ops import LoraLinear, RMSNorm
+from snake_dist.model.frozen_ops import LoraLinear, RMSNorm, gelu_gate, silu_gate
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,55 @@ def use_fast_ops(model: PeftModel) -> dict[str, int]:
     return counts
 
 
+def use_fused_ops(model: torch.nn.Module) -> int:
+    """On a CUDA device, fuse the elementwise part of gated MLPs and of rotary embeddings of `model` in place.
+
+    Returns how many MLPs. The projections inside stay modules of their own, with their hooks.
+    """
+    if not fuses(next(model.parameters())):
+        return 0
+    count = 0
+    for module in model.modules():
+        scope = sys.modules[type(module).__module__]
+        rotate = getattr(scope, ROTATE, None)
+        if inspect.isfunction(rotate) and not hasattr(rotate, "__wrapped__"):
+            setattr(scope, ROTATE, fused(rotate))
+        if (gate := _gate_of(module)) is not None:
+            module.forward = partial(_gated, module, gate)
+            count += 1
+    return count
+
+
+ROTATE = "apply_rotary_pos_emb"
+"""The function of transformers' model files that turns queries and keys."""
+
+
+def _gate_of(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
+    """The product that a gated MLP computes between its projections, tried out on an input; None: another module."""
+    import torch
+
+    if not all(callable(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return None
+    weight = next(module.parameters())
+    was_training = module.training
+    module.eval()  # no dropout
+    try:
+        x = torch.linspace(-1, 1, module.gate_proj.in_features, device=weight.device).to(weight.dtype)
+        with torch.no_grad():
+            expected = module(x.view(1, 1, -1))
+            for gate in (silu_gate, gelu_gate):
+                found = _gated(module, getattr(gate, "__wrapped__"), x.view(1, 1, -1))
+                if torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.std())):
+                    return gate
+    finally:
+        module.train(was_training)
+    return None
+
+
+def _gated(module: Any, gate: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return module.down_proj(gate(module.gate_proj(x), module.up_proj(x)))
+
+
 def _is_rms_norm(module: torch.nn.Module) -> bool:
     """Whether the module computes what `RMSNorm` does: tried out on a random input."""
     import torch
@@ -49,7 +101,12 @@ def _is_rms_norm(module: torch.nn.Module) -> bool:
 
 
 def _rms_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    return RMSNorm.apply(hidden_states, module.weight, module.variance_epsilon)
+    from torch.nn.functional import rms_norm
+
+    weight, epsilon = module.weight, module.variance_epsilon
+    if hidden_states.device.type == "cpu":
+        return RMSNorm.apply(hidden_states, weight, epsilon)
+    return rms_norm(hidden_states, weight.shape, weight, epsilon)
 
 
 def _is_plain_lora(layer: Any) -> bool:
@@ -72,9 +129,12 @@ def _lora_linear(layer: Any, own_forward: Callable[..., torch.Tensor], x: torch.
         return own_forward(x, **options)
     base, scaling = layer.get_base_layer(), layer.scaling["default"]
     dropout = layer.lora_dropout["default"]
-    dropped, kept = x, None
+    dropped, kept, kept_scale = x, None, 1.0
     if layer.training and isinstance(dropout, LoraDropout):
         dropped, kept = dropout.masks(x, dropout.p)
-        scaling /= 1 - true_rate(dropout.p)
+        if x.device.type == "cpu":
+            scaling /= 1 - true_rate(dropout.p)
+        else:
+            kept_scale = 1 / (1 - true_rate(dropout.p))
     lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return LoraLinear.apply(x, base.weight, base.bias, lora_a, lora_b, dropped, kept, scaling)
+    return LoraLinear.apply(x, base.weight, base.bias, lora_a, lora_b, dropped, kept, scaling, kept_scale)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, linear, silu
 
+from snake_dist.accelerator import fused
 from snake_dist.model.dropout import as_factor
 
 
@@ -41,8 +42,8 @@ class LoraLinear(torch.autograd.Function):
     """x W^T + bias + scaling * dropped A^T B^T, with gradients for x, A and B (Hu et al., 2021).
 
     x [..., K], weight [N, K], bias [N] or None, lora_a [r, K], lora_b [N, r]. `dropped` is x with some elements
-    set to 0, `kept` (of x's shape, bool) tells which were not; or they are x and None. The backward pass needs
-    `dropped`, not x.
+    set to 0 and the others times `kept_scale`, `kept` (of x's shape, bool) tells which were not; or they are x and
+    None. The backward pass needs `dropped`, not x.
     """
 
     @staticmethod
@@ -56,27 +57,60 @@ class LoraLinear(torch.autograd.Function):
         dropped: torch.Tensor,
         kept: torch.Tensor | None,
         scaling: float,
+        kept_scale: float,
     ) -> torch.Tensor:
         output = linear(x, weight, bias)
         low_rank = linear(dropped.flatten(0, -2), lora_a)
         output.view(-1, output.shape[-1]).addmm_(low_rank, lora_b.t(), alpha=scaling)
         ctx.save_for_backward(weight, lora_a, lora_b, dropped, kept, low_rank)
-        ctx.scaling = scaling
+        ctx.scaling, ctx.kept_scale = scaling, kept_scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, lora_a, lora_b, dropped, kept, low_rank = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
-        grad_low_rank = (grad @ lora_b).mul_(ctx.scaling)
+        grad_low_rank = _scaled_product(grad, lora_b, ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
             if kept is None:
                 grad_x.addmm_(grad_low_rank, lora_a)
             else:
-                grad_x.addcmul_(grad_low_rank @ lora_a, as_factor(kept, grad_x.dtype).view_as(grad_x))
+                _add_kept(grad_x, grad_low_rank @ lora_a, kept.view_as(grad_x), ctx.kept_scale)
             grad_x = grad_x.view_as(dropped)
         grad_a = grad_low_rank.t() @ dropped.flatten(0, -2)
-        grad_b = (grad.t() @ low_rank).mul_(ctx.scaling)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
+        grad_b = _scaled_product(grad.t(), low_rank, ctx.scaling)
+        return grad_x, None, None, grad_a, grad_b, None, None, None, None
+
+
+def _scaled_product(left: torch.Tensor, right: torch.Tensor, scaling: float) -> torch.Tensor:
+    """scaling * left @ right, on an accelerator in one kernel."""
+    if left.device.type == "cpu":
+        return (left @ right).mul_(scaling)
+    return torch.addmm(left.new_empty(1, 1), left, right, beta=0, alpha=scaling)  # beta=0: the sum is not read
+
+
+def _add_kept(total: torch.Tensor, part: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
+    """total += scale * part where `kept`."""
+    if total.device.type == "cpu":
+        total.addcmul_(part, as_factor(kept, total.dtype), value=scale)
+    else:
+        _add_masked(total, part, kept, scale)
+
+
+@fused
+def _add_masked(total: torch.Tensor, part: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
+    total.addcmul_(part, kept, value=scale)
+
+
+@fused
+def silu_gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """SwiGLU's product (Shazeer, 2020)."""
+    return silu(gate) * up
+
+
+@fused
+def gelu_gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """GeGLU's product with the tanh approximation, as Gemma takes it."""
+    return gelu(gate, approximate="tanh") * up

@@ -16,7 +16,7 @@ from snake_dist.data.packing import pack, pad
 from snake_dist.model import adapters, base
 from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_shared_dropout
-from snake_dist.model.fast_path import use_fast_ops
+from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
 from snake_dist.run.restore import start_training
@@ -66,6 +66,7 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     use_shared_dropout(model)
     if zero_stage(run.ds_config) < 3:
         use_fast_ops(model)
+    use_fused_ops(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

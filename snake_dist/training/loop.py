@@ -178,10 +178,9 @@ def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
         if not is_named and "can't allocate memory" not in str(problem):  # PyTorch's on a CPU is a plain RuntimeError
             raise
         rows, length = batch.input_ids_BT.shape
-        examples = rows if batch.boundaries is None else len(batch.boundaries) - 1
         raise RankError(
-            f"rank {rank} ran out of memory on a micro-batch of {examples} examples, {rows} x {length} tokens: "
-            "lower --micro-batch-size or --sequence-length, or use --gradient-checkpointing"
+            f"rank {rank} ran out of memory on a micro-batch of {batch.num_examples} examples, {rows} x {length} "
+            "tokens: lower --micro-batch-size or --sequence-length, or use --gradient-checkpointing"
         ) from problem
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.data.packing import IGNORED, Batch
+from snake_dist.data.packing import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -12,20 +12,12 @@ if TYPE_CHECKING:
 
 def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (logits [K, V], labels [K], example index [K]) of the K trained positions; never the whole [B, T, V]."""
-    import torch
-
-    trained_BT = batch.labels_BT != IGNORED
-    # Columns in which any row trains a token: exact for a packed row, a superset for padded ones.
-    columns = torch.nonzero(trained_BT.any(dim=0)).flatten()
     # use_cache=False: with a cache, examples of a packed row would silently see each other.
-    logits_BCV = model(**batch.inputs, use_cache=False, logits_to_keep=columns).logits
-    if batch.boundaries is not None:
-        first = 2 if batch.shared_prefix_length else 1
-        ends = batch.boundaries[first:].to(columns.device, columns.dtype)
-        return logits_BCV[0], batch.labels_BT[0, columns], torch.searchsorted(ends, columns, right=True)
-    kept_BC = trained_BT[:, columns]
-    rows_K, _ = torch.nonzero(kept_BC, as_tuple=True)
-    return logits_BCV[kept_BC], batch.labels_BT[:, columns][kept_BC], rows_K
+    logits_BCV = model(**batch.inputs, use_cache=False, logits_to_keep=batch.columns_C).logits
+    if batch.segments is not None:
+        return logits_BCV[0], batch.labels_K, batch.examples_K
+    # Columns in which any row trains a token: exact for a packed row, a superset for padded ones.
+    return logits_BCV[batch.examples_K, batch.places_K], batch.labels_K, batch.examples_K
 
 
 def loss_sum(logits_KV: torch.Tensor, labels_K: torch.Tensor) -> torch.Tensor:

@@ -95,8 +95,13 @@ def test_packed_and_padded_hold_the_same_tokens():
     packed, padded = pack(examples), pad(examples)
     assert packed.input_ids_BT.tolist() == [[5, 6, 7, 8, 9]]
     assert packed.position_ids_BT.tolist() == [[0, 1, 2, 0, 1]]
-    assert packed.labels_BT.tolist() == [[6, 7, IGNORED, 9, IGNORED]]
-    assert packed.boundaries.tolist() == [0, 3, 5]
+    assert packed.columns_C.tolist() == [0, 1, 3]
+    assert packed.segments.boundaries == (0, 3, 5)
     assert padded.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]
     assert padded.attention_mask_BT.tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert padded.labels_BT.tolist() == [[6, 7, IGNORED], [9, IGNORED, IGNORED]]
+    assert padded.columns_C.tolist() == [0, 1]
+    assert padded.places_K.tolist() == [0, 1, 0]
+    assert padded.num_padding == 1
+    for batch in (packed, padded):
+        assert batch.labels_K.tolist() == [6, 7, 9]
+        assert batch.examples_K.tolist() == [0, 0, 1]

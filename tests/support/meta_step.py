@@ -16,11 +16,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface
 
 from snake_dist.data.packing import Example, pack
 from snake_dist.model import adapters
-from snake_dist.model.attention import PACKED_CAUSAL, _no_mask, packed_causal_attention
+from snake_dist.model.attention import PACKED_CAUSAL, packed_causal_attention
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.training.loss import forward_trained, loss_sum
 
@@ -94,7 +93,6 @@ def meta_model(
 ) -> Any:
     """The model with its adapter, without weights; `fast`: with this package's operations, as below ZeRO-3."""
     AttentionInterface.register(PACKED_CAUSAL, packed_causal_attention)
-    AttentionMaskInterface.register(PACKED_CAUSAL, _no_mask)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model.set_attn_implementation(PACKED_CAUSAL)

@@ -66,7 +66,8 @@ def peft_alone(config):
     for step in range(NUM_STEPS):
         batch = pad([run.data.dataset[i] for i in run.stream.step_examples(step)])
         # Our labels say what comes next, the library's what is here.
-        labels = torch.cat([torch.full_like(batch.labels_BT[:, :1], -100), batch.labels_BT[:, :-1]], dim=1)
+        labels = torch.full_like(batch.input_ids_BT, -100)
+        labels[batch.examples_K, batch.columns_C[batch.places_K] + 1] = batch.labels_K
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, peak=1e-2, num_steps=NUM_STEPS, warmup_share=0.05)
         loss = model(**batch.inputs, labels=labels).loss
         loss.backward()

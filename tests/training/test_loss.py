@@ -84,7 +84,7 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(llama_dir, monkeypat
 
     alone, _, expected = gradients([pack([example]) for example in examples])
     packed = pack(examples)
-    assert packed.shared_prefix_length == 40
+    assert packed.segments.prefix == 40
     assert packed.input_ids_BT.shape[1] == 40 + sum(len(example.input_ids) - 40 for example in examples)
     together, rows, actual = gradients([packed])
     assert rows == [i for i, example in enumerate(examples) for _ in range(example.num_loss_tokens)]

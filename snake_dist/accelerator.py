@@ -1,0 +1,67 @@
+"""What a CUDA device needs to be kept busy: copies that nobody waits for, and elementwise work in one kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def moved_at_once(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The same host tensors on `device`. To a CUDA device by one copy from pinned memory, which does not wait."""
+    import torch
+
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    words = [-(-tensor.nbytes // 8) for tensor in tensors.values()]
+    pinned = torch.empty(sum(words), dtype=torch.int64, pin_memory=True)
+    for part, tensor in zip(pinned.split(words), tensors.values(), strict=True):
+        part.view(tensor.dtype)[: tensor.numel()] = tensor.flatten()
+    parts = pinned.to(device, non_blocking=True).split(words)
+    return {
+        name: part.view(tensor.dtype)[: tensor.numel()].view(tensor.shape)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of tensors [..., tokens, features], compiled once for all numbers of tokens on a CUDA device.
+
+    On other devices, without Triton or a C compiler, and under TORCH_COMPILE_DISABLE=1 it runs as it is written.
+    """
+    compiled: Callable[..., Any] | None = None
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        nonlocal compiled
+        if not fuses(args[0]):
+            return function(*args, **options)
+        import torch
+
+        if compiled is None:
+            compiled = torch.compile(function, dynamic=False)
+        for tensor in args:
+            if isinstance(tensor, torch.Tensor) and tensor.dim() > 1:
+                torch._dynamo.maybe_mark_dynamic(tensor, tensor.dim() - 2)
+        return compiled(*args, **options)
+
+    return call
+
+
+def fuses(tensor: torch.Tensor) -> bool:
+    """Whether `fused` compiles what is computed on this tensor."""
+    return tensor.is_cuda and _compiles()
+
+
+@cache
+def _compiles() -> bool:
+    from torch.utils._triton import has_triton
+
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    is_off = os.environ.get("TORCH_COMPILE_DISABLE", "0") == "1"
+    return not is_off and bool(has_triton()) and any(map(shutil.which, compilers))

@@ -1,0 +1,33 @@
+"""Keys and values of a shared prompt prefix, repeated before those of each example for a variable-length kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from snake_dist.segments import Segments
+
+
+class RepeatPrefix(torch.autograd.Function):
+    """Keys or values of a row's tokens [T, G, D] -> [keys, G, D], in the order of `segments`.
+
+    The backward pass adds the copies' gradients in fp32 and in a fixed order, which an indexed addition would not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, segments: Segments) -> torch.Tensor:
+        assert segments.key_tokens is not None
+        assert segments.own_places is not None
+        assert segments.copy_places is not None
+        ctx.save_for_backward(segments.own_places, segments.copy_places)
+        ctx.prefix = segments.prefix
+        return tokens.index_select(0, segments.key_tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        own_places, copy_places = ctx.saved_tensors
+        total = grads[0].index_select(0, own_places)
+        copies = grads[0].index_select(0, copy_places).view(-1, ctx.prefix, *total.shape[1:])
+        total.narrow(0, 0, ctx.prefix).add_(copies.sum(0, dtype=torch.float32))
+        return total, None
