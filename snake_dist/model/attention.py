@@ -129,12 +129,12 @@ def packed_causal_attention(
         packed = PackedCausalAttention.apply(query[0], key[0], value[0], boundaries, segments.prefix, scale)
         return packed.transpose(0, 1)[None].contiguous(), None
     if has_varlen(query) and not dropout:
-        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         if segments.prefix:
             from snake_dist.model.repeat_prefix import RepeatPrefix
 
             key, value = (RepeatPrefix.apply(tensor, segments) for tensor in (key, value))
-        return varlen(query, key, value, segments, scaling, sliding_window)[None], None
+        return varlen(query, key, value, segments, scaling, sliding_window).unsqueeze(0), None
     return _one_by_one(query, key, value, segments, scaling, dropout, sliding_window), None
 
 
