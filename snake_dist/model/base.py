@@ -151,6 +151,8 @@ def load_base(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     element = getattr(torch, dtype)
+    if device is not None and device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it takes 0.1 s for every length that it has not met
     if quantization is None:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
         return model.to(device or "cpu")

@@ -17,11 +17,11 @@ import torch
 
 from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, supports_slots
 
-MAX_ROW = 2048
+MAX_ROW = {"cpu": 2048, "cuda": 8192}
 """One forward pass begins prompts of at most this many tokens, or one longer prompt: a bound of its memory. More tokens
 make no pass faster on a CPU."""
 CPU_CACHE_BYTES = 2 << 30
-"""Most memory of keys and values on a CPU, on a GPU half of its free memory; fewer slots are used to stay below it."""
+"""Most memory of keys and values on a CPU, on a GPU half of what the process could use; fewer slots stay below it."""
 MIN_PREFIX = 8
 """A shorter beginning that all prompts share is not worth a pass of its own."""
 
@@ -134,6 +134,7 @@ class SlotDecoder:
             self._num_drafted += len(prompt.draft)
             self._num_agreed += agreed
         done = []
+        origins = list(range(len(following)))
         for slot in reversed(range(len(following))):
             text = self._texts[slot]
             is_stop = following[slot] in self._stops
@@ -141,16 +142,15 @@ class SlotDecoder:
                 text.decoded.append(following[slot])
             if is_stop or len(text.decoded) == self._max_new_tokens:
                 done.append((text.name, text.decoded))
-                self._release(slot)
+                # The last slot in use moves to the place of one that is done: so those in use stay the first ones.
+                self._texts[slot], origins[slot] = self._texts[-1], origins[-1]
+                self._texts.pop()
+                origins.pop()
+        moved = [slot for slot, origin in enumerate(origins) if slot != origin]
+        if moved:
+            longest = max(self._texts[slot].length for slot in moved)
+            self._cache.move([origins[slot] for slot in moved], moved, longest)
         return done[::-1]
-
-    def _release(self, slot: int) -> None:
-        """Free a slot: the last slot in use moves to its place, so that those in use stay the first ones."""
-        last = len(self._texts) - 1
-        if slot < last:
-            self._cache.copy(last, slice(slot, slot + 1), self._texts[last].length)
-        self._texts[slot] = self._texts[last]
-        self._texts.pop()
 
     def _admitted(self) -> list[_Prompt]:
         """Return the waiting prompts that begin in this step; the cache has room for them."""
@@ -164,7 +164,7 @@ class SlotDecoder:
             prompt = self._waiting[0]
             num_tokens += len(prompt.tokens) + len(prompt.draft)
             room = self._make_room(len(self._texts) + len(begun), len(prompt.tokens))
-            if (begun and num_tokens > MAX_ROW) or not room:
+            if (begun and num_tokens > MAX_ROW[self._device.type]) or not room:
                 break
             assert self._prefix is not None
             # A prompt's last token is not taken from the prefix, since its logits are needed.
@@ -215,4 +215,7 @@ def _token_bytes(config: Any, element_size: int) -> int:
 
 
 def _cache_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_CACHE_BYTES
+    if device.type != "cuda":
+        return CPU_CACHE_BYTES
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + unused) // 2

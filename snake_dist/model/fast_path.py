@@ -74,7 +74,7 @@ def _gate_of(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
         with torch.no_grad():
             expected = module(x.view(1, 1, -1))
             for gate in (silu_gate, gelu_gate):
-                found = _gated(module, getattr(gate, "__wrapped__"), x.view(1, 1, -1))
+                found = _gated(module, inspect.unwrap(gate), x.view(1, 1, -1))
                 if torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.std())):
                     return gate
     finally:

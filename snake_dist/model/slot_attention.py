@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+
+from snake_dist.accelerator import moved_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SLOT_ATTENTION = "snake_dist_slots"
+GPU_LENGTHS = 64
+"""On accelerators lengths are rounded up to multiples of this: few shapes, and rows of masks that are aligned."""
 
 
 class SlotCache:
@@ -59,6 +62,16 @@ class SlotCache:
             for tensor in tensors:
                 tensor[targets, :num_tokens] = tensor[source, :num_tokens].clone()
 
+    def move(self, sources: Sequence[int], targets: Sequence[int], num_tokens: int) -> None:
+        """The first tokens of some slots into others, none of which is a source."""
+        if not self.layers or not sources:
+            return
+        device = self.layers[0][0].device
+        given, taken = moved_at_once({"from": torch.tensor(sources), "to": torch.tensor(targets)}, device).values()
+        for tensors in self.layers:
+            for tensor in tensors:
+                tensor[taken, :num_tokens] = tensor[given, :num_tokens]
+
 
 @dataclass
 class SlotRow:
@@ -80,46 +93,54 @@ class SlotRow:
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
-    def positions(self) -> torch.Tensor:
-        """Position of each token of the row in its text, [T]."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What kernels read, on the device by one copy.
+
+        `positions` [T]: of each token of the row in its text. `asked` [slots continued + those of prompts begun]:
+        index in the row of the tokens whose logits are asked for. `places` [T]: index of each token in a cache of all
+        slots' tokens in one. Of the prompts that begin: `slots` [n], `index` in the row of each one's tokens, padded
+        at their ends [n, Q], and where in it no padding is, `rows` and `columns`.
+        """
+        num_continued = len(self.lengths)
+        counts = torch.tensor(list(self.new_lengths), dtype=torch.long)
+        ends = num_continued + counts.cumsum(0)
         begun = [torch.arange(self.start, self.start + n) for n in self.new_lengths]
-        return torch.cat([torch.tensor(list(self.lengths), dtype=torch.long), *begun]).to(self.device)
-
-    @cached_property
-    def asked_tokens(self) -> torch.Tensor:
-        """Index in the row of the tokens whose logits are asked for, [slots continued + those of prompts begun]."""
-        asked = [torch.arange(len(self.lengths))]
-        end = len(self.lengths)
-        for length, num_asked in zip(self.new_lengths, self.new_asked or [1] * len(self.new_lengths), strict=True):
-            end += length
-            asked.append(torch.arange(end - num_asked, end))
-        return torch.cat(asked).to(self.device)
-
-    @cached_property
-    def places(self) -> torch.Tensor:
-        """Index of each token of the row in a cache of all slots' tokens in one, [T]."""
-        begun = torch.tensor(list(self.new_slots), dtype=torch.long)
-        counts = torch.tensor(list(self.new_lengths), dtype=torch.long)
-        slots = torch.cat([torch.arange(len(self.lengths)), begun.repeat_interleave(counts)])
-        return slots.to(self.device) * self.cache.capacity + self.positions
-
-    @cached_property
-    def rows_of_prompts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(slots [n], index in the row of each prompt's tokens, padded at their ends [n, Q], which of them are
-        no padding [n, Q])."""
-        counts = torch.tensor(list(self.new_lengths), dtype=torch.long)
-        places = torch.arange(max(self.new_lengths))
-        real = places[None] < counts[:, None]
-        index = len(self.lengths) + (counts.cumsum(0) - counts)[:, None] + places[None]
-        index = index.where(real, torch.zeros((), dtype=torch.long))
+        positions = torch.cat([torch.tensor(list(self.lengths), dtype=torch.long), *begun])
         slots = torch.tensor(list(self.new_slots), dtype=torch.long)
-        return slots.to(self.device), index.to(self.device), real.to(self.device)
+        new_asked = self.new_asked or [1] * len(self.new_lengths)
+        asked = [torch.arange(end - n, end) for end, n in zip(ends.tolist(), new_asked, strict=True)]
+        slot_of_token = torch.cat([torch.arange(num_continued), slots.repeat_interleave(counts)])
+        host = {
+            "positions": positions,
+            "asked": torch.cat([torch.arange(num_continued), *asked]),
+            "places": slot_of_token * self.cache.capacity + positions,
+        }
+        if self.new_slots:
+            columns = torch.arange(self.longest_begun)
+            is_real = columns[None] < counts[:, None]
+            index = ((ends - counts)[:, None] + columns[None]).where(is_real, torch.zeros((), dtype=torch.long))
+            rows, real_columns = is_real.nonzero(as_tuple=True)
+            host |= {"slots": slots, "index": index, "rows": rows, "columns": real_columns}
+        return moved_at_once(host, self.device)
+
+    @cached_property
+    def longest_continued(self) -> int:
+        """Tokens of the longest continued slot with its new one, or a few more."""
+        return self._rounded(max(self.lengths) + 1, self.cache.capacity)
+
+    @cached_property
+    def longest_begun(self) -> int:
+        """Tokens of the row that belong to its longest prompt, or a few more."""
+        return self._rounded(max(self.new_lengths), self.cache.capacity - self.start)
+
+    def _rounded(self, length: int, most: int) -> int:
+        return length if self.device.type == "cpu" else min(-(-length // GPU_LENGTHS) * GPU_LENGTHS, most)
 
     def mask_of_continued(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
         """Added to scores [slots, 1, 1, longest]: very low where a slot has no token, or one out of the window."""
         if (mask := self._masks.get(("continued", window))) is None:
-            last = self.positions[: len(self.lengths), None]
-            seen = torch.arange(max(self.lengths) + 1, device=self.device)[None]
+            last = self.tensors["positions"][: len(self.lengths), None]
+            seen = torch.arange(self.longest_continued, device=self.device)[None]
             visible = seen <= last if window is None else (seen <= last) & (seen > last - window)
             mask = self._masks["continued", window] = _additive(visible, query.dtype)[:, None, None]
         return mask
@@ -127,7 +148,7 @@ class SlotRow:
     def mask_of_begun(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
         """Added to scores [Q, start + Q] of the prompts that begin: causal, within the window."""
         if (mask := self._masks.get(("begun", window))) is None:
-            longest = max(self.new_lengths)
+            longest = self.longest_begun
             visible = torch.ones(longest, self.start + longest, dtype=torch.bool, device=self.device).tril(self.start)
             if window is not None:
                 visible = visible.triu(self.start + 1 - window)
@@ -157,7 +178,7 @@ def slot_attention(
     keys, values = slots.cache.layer(slots.next_layer, key)
     slots.next_layer += 1
     for cached, new in ((keys, key), (values, value)):
-        cached.view(-1, *new.shape[1:]).index_copy_(0, slots.places, new)
+        cached.view(-1, *new.shape[1:]).index_copy_(0, slots.tensors["places"], new)
     query = query[0].transpose(0, 1)
     outputs = []
     if slots.lengths:
@@ -177,8 +198,7 @@ def _continued(
 ) -> torch.Tensor:
     """[S, H, D] of the slots' new tokens. Query heads that share a key head are taken for several queries."""
     num_slots, num_heads, size = query.shape
-    longest = max(slots.lengths) + 1
-    seen, told = (cached[:num_slots, :longest].transpose(1, 2) for cached in (keys, values))
+    seen, told = (cached[:num_slots, : slots.longest_continued].transpose(1, 2) for cached in (keys, values))
     grouped = query.reshape(num_slots, keys.shape[2], -1, size)
     mask = slots.mask_of_continued(query, window).expand(-1, -1, grouped.shape[2], -1)
     output = scaled_dot_product_attention(grouped, seen, told, attn_mask=mask, scale=scaling)
@@ -194,7 +214,7 @@ def _begun(
     window: int | None,
 ) -> torch.Tensor:
     """[T of the prompts, H, D]. Prompts are padded at their ends, which no token sees; for the attention alone."""
-    which, index, real = slots.rows_of_prompts
+    which, index, rows, columns = (slots.tensors[name] for name in ("slots", "index", "rows", "columns"))
     end = slots.start + index.shape[1]
     groups = query.shape[1] // keys.shape[2]
     padded = query[index].transpose(1, 2)
@@ -204,16 +224,16 @@ def _begun(
     # Fused kernels are causal from the first token on, not from the last.
     mask = None if slots.start == 0 and window is None else slots.mask_of_begun(query, window)
     output = scaled_dot_product_attention(padded, seen, told, attn_mask=mask, is_causal=mask is None, scale=scaling)
-    return output.transpose(1, 2)[real]
+    return output.transpose(1, 2)[rows, columns]
 
 
 def forward_slots(model: PreTrainedModel, tokens: Sequence[int], row: SlotRow) -> torch.Tensor:
-    """Logits [A, V] of what comes after each of the row's `asked_tokens`; `model` is inside `slot_attended`."""
+    """Logits [A, V] of what comes after each of the row's `asked` tokens; `model` is inside `slot_attended`."""
     return model(
-        input_ids=torch.tensor([list(tokens)], device=row.device),
-        position_ids=row.positions[None],
+        input_ids=moved_at_once({"tokens": torch.tensor([list(tokens)])}, row.device)["tokens"],
+        position_ids=row.tensors["positions"][None],
         use_cache=False,
-        logits_to_keep=row.asked_tokens,
+        logits_to_keep=row.tensors["asked"],
         slots=row,
     ).logits[0]
 
@@ -223,7 +243,6 @@ def slot_attended(model: PreTrainedModel) -> Iterator[None]:
     """Inside, `model` attends through slots."""
     own_attention = model.config._attn_implementation
     AttentionInterface.register(SLOT_ATTENTION, slot_attention)
-    AttentionMaskInterface.register(SLOT_ATTENTION, lambda *_, **__: None)
     model.set_attn_implementation(SLOT_ATTENTION)
     try:
         yield

@@ -71,7 +71,7 @@ def test_equals_generate_token_for_token_however_many_slots(family):
 
 def test_the_lowest_names_are_begun_first(llama, monkeypatch):
     model, _ = llama
-    monkeypatch.setattr(decoding, "MAX_ROW", 20)
+    monkeypatch.setitem(decoding.MAX_ROW, "cpu", 20)
     decoder = SlotDecoder(model, [], 1, 64)
     for name in (5, 3, 4, 1, 0, 2):
         decoder.add(name, [7 + name] * 10)
