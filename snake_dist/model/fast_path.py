@@ -64,7 +64,8 @@ def _gate_of(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
     """The product that a gated MLP computes between its projections, tried out on an input; None: another module."""
     import torch
 
-    if not all(callable(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+    parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
+    if not all(callable(getattr(module, part, None)) for part in parts) or not hasattr(module.gate_proj, "in_features"):
         return None
     weight = next(module.parameters())
     was_training = module.training

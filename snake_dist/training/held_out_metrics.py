@@ -20,7 +20,8 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
 
     engine, share = trainer.engine, trainer.share
     engine.eval()
-    sums = torch.zeros(5, dtype=torch.float64)  # loss, tokens, right tokens, exact examples, examples
+    sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right tokens, exact examples
+    num_tokens = num_examples = 0
     block = share.world_size * share.accumulation * share.micro_batch_size
     # Not inference_mode: what ZeRO-3 gathers inside it could not be trained with afterwards.
     with torch.no_grad():
@@ -32,21 +33,15 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
                 batch = trainer.collate([dataset[i] for i in chosen]).to(engine.device)
                 logits_KV, labels_K, example_K = forward_trained(engine, batch)
                 right_K = logits_KV.argmax(dim=-1) == labels_K
-                wrong_per_example = torch.bincount(example_K, weights=(~right_K).double(), minlength=len(chosen))
+                wrong_per_example = sums.new_zeros(len(chosen)).index_add_(0, example_K, (~right_K).double())
                 if len(micro_ids):
-                    sums += torch.tensor(
-                        [
-                            float(loss_sum(logits_KV, labels_K)),
-                            len(labels_K),
-                            int(right_K.sum()),
-                            int((wrong_per_example == 0).sum()),
-                            len(chosen),
-                        ],
-                        dtype=torch.float64,
-                    )
-    total = sums.to(engine.device)
+                    found = (loss_sum(logits_KV, labels_K), right_K.sum(), (wrong_per_example == 0).sum())
+                    sums += torch.stack([number.double() for number in found])
+                    num_tokens += len(labels_K)
+                    num_examples += len(chosen)
+    total = torch.cat([sums, sums.new_tensor([num_tokens, num_examples])])
     torch.distributed.all_reduce(total)
-    loss, num_tokens, num_right, num_exact, num_examples = total.tolist()
+    loss, num_right, num_exact, num_tokens, num_examples = total.tolist()
     return {
         HELD_OUT_LOSS: loss / num_tokens,
         "eval/token_accuracy": num_right / num_tokens,

@@ -13,6 +13,7 @@ from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.base import load_base
 from snake_dist.training import cross_entropy as kernel
 from snake_dist.training.loss import forward_trained, loss_sum
+from tests.support.varlen import varlen_in_pytorch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -56,16 +57,18 @@ def test_the_prefix_ends_before_the_last_token_of_any_prompt():
     assert shared_prefix_length([Example(same, 0), Example(same, 30)]) == 0
 
 
-@pytest.mark.parametrize("attention", ["own", "pytorch"])
+@pytest.mark.parametrize("attention", ["own", "pytorch", "varlen"])
 def test_a_shared_prefix_changes_neither_loss_nor_gradients(llama_dir, monkeypatch, attention):
     examples = prompts_with_a_prefix(40)
     torch.manual_seed(0)
     model = load_base(str(llama_dir), "float32")
-    assert use_packed_attention(model)
-    if attention == "pytorch":  # the path of accelerators
+    if attention != "own":  # the paths of accelerators
         from snake_dist.model import attention as module
 
         monkeypatch.setattr(module, "runs_on_cpu", lambda _query: False)
+        monkeypatch.setattr(module, "has_varlen", lambda _query: attention == "varlen")
+        monkeypatch.setattr(module, "varlen", varlen_in_pytorch)
+    assert use_packed_attention(model)
     model = attach(model, AdapterConfig(rank=4, dropout=0.0))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
