@@ -1,9 +1,10 @@
-"""What a CUDA device needs to be kept busy: copies that nobody waits for, and elementwise work in one kernel."""
+"""What keeps a CUDA device busy: copies that nobody waits for, and elementwise work in one kernel."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
@@ -30,16 +31,17 @@ def moved_at_once(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, of tensors [..., tokens, features], compiled once for all numbers of tokens on a CUDA device.
+    """Return `function`, of tensors [..., tokens, features], compiled for all numbers of tokens on CUDA devices.
 
-    On other devices, without Triton or a C compiler, and under TORCH_COMPILE_DISABLE=1 it runs as it is written.
+    On other devices, without Triton or a C compiler, where compiling fails, and under TORCH_COMPILE_DISABLE=1 it runs
+    as it is written.
     """
     compiled: Callable[..., Any] | None = None
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         nonlocal compiled
-        if not fuses(args[0]):
+        if compiled is function or not fuses(args[0]):
             return function(*args, **options)
         import torch
 
@@ -48,7 +50,13 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         for tensor in args:
             if isinstance(tensor, torch.Tensor) and tensor.dim() > 1:
                 torch._dynamo.maybe_mark_dynamic(tensor, tensor.dim() - 2)
-        return compiled(*args, **options)
+        try:
+            return compiled(*args, **options)
+        except torch._dynamo.exc.TorchDynamoException as problem:
+            reason = " ".join(str(problem).split())
+            warnings.warn(f"{function.__name__} runs unfused, since compiling failed: {reason[:300]}", stacklevel=2)
+            compiled = function
+            return function(*args, **options)
 
     return call
 

@@ -15,7 +15,7 @@ def forward_trained(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
     # use_cache=False: with a cache, examples of a packed row would silently see each other.
     logits_BCV = model(**batch.inputs, use_cache=False, logits_to_keep=batch.columns_C).logits
     if batch.segments is not None:
-        return logits_BCV[0], batch.labels_K, batch.examples_K
+        return logits_BCV.squeeze(0), batch.labels_K, batch.examples_K  # unlike [0], its gradient is a view too
     # Columns in which any row trains a token: exact for a packed row, a superset for padded ones.
     return logits_BCV[batch.examples_K, batch.places_K], batch.labels_K, batch.examples_K
 
