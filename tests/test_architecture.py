@@ -15,11 +15,13 @@ import snake_dist
 
 PACKAGE = Path(snake_dist.__file__).parent
 LAUNCHERS = PACKAGE.parent / "launcher"
-GROUND = {"errors", "files", "cores", "recipes"}
+GROUND = {"errors", "files", "cores", "recipes", "accelerator", "segments"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "cores": {"errors"},
+    "accelerator": set(),
+    "segments": set(),
     "recipes": {"errors"},
     "cli": GROUND | {"cluster"},
     "game": GROUND,

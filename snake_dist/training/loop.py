@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from snake_dist.training.adalora_ranks import RankAllocation
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics
+from snake_dist.training.prefetch import OneAhead
 from snake_dist.training.schedule import learning_rate_at
 from snake_dist.zero.engine import (
     backward,
@@ -73,6 +75,21 @@ class Trainer:
     config: TrainingConfig
     allocation: RankAllocation | None = None
     """AdaLoRA's allocation of matrix ranks to modules; None for other adapters."""
+
+    def batches(self, ids: np.ndarray) -> Iterator[tuple[bool, Batch]]:
+        """Yield (whether it is empty, batch on the device) of this rank's micro-batches of the examples `ids`.
+
+        An empty micro-batch holds the first example, with which the rank takes part in the others' collectives.
+        """
+        for micro_ids in self.share.micro_batches(ids, self.dataset.lengths):
+            chosen = micro_ids if len(micro_ids) else ids[:1]
+            batch = self.collate([self.dataset[i] for i in chosen]).to(self.engine.device)
+            yield len(micro_ids) == 0, batch
+
+    @cached_property
+    def ahead(self) -> OneAhead[list[tuple[bool, Batch]]]:
+        """The batches of the stream's steps, prepared while the device computes."""
+        return OneAhead(lambda step: list(self.batches(self.stream.step_examples(step))), self.stream.num_steps)
 
 
 def run_steps(
@@ -144,14 +161,13 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
     engine.train()
     num_loss_tokens = int(dataset.num_loss_tokens[ids].sum())
     local = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    for index, micro_ids in enumerate(share.micro_batches(ids, dataset.lengths)):
+    batches = trainer.ahead.get(step) if engine.device.type == "cuda" else trainer.batches(ids)
+    for index, (is_empty, batch) in enumerate(batches):
         # Same micro-batch, same dropout, on however many ranks: its number within the step decides.
         torch.manual_seed(_dropout_seed(trainer.config.seed, step, index * share.world_size + share.rank))
-        # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
-        is_empty = len(micro_ids) == 0
-        batch = trainer.collate([dataset[i] for i in (ids[:1] if is_empty else micro_ids)]).to(engine.device)
         with naming_the_batch(batch, share.rank):
             logits_KV, labels_K, _ = forward_trained(engine, batch)
+            # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
             micro_loss = loss_sum(logits_KV, labels_K) * (0.0 if is_empty else 1.0)
             # DeepSpeed averages over ranks and over micro-batches: undo both, divide by the global count.
             backward(engine, micro_loss * (share.world_size * share.accumulation / num_loss_tokens))
