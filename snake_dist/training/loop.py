@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,10 @@ import numpy as np
 from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.data.packing import Batch, Example
-from snake_dist.errors import InputError, RankError
+from snake_dist.errors import InputError
 from snake_dist.training.adalora_ranks import RankAllocation
 from snake_dist.training.config import TrainingConfig
-from snake_dist.training.loss import forward_trained, loss_sum
+from snake_dist.training.loss import forward_trained, loss_sum, naming_the_batch
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics
 from snake_dist.training.prefetch import OneAhead
 from snake_dist.training.schedule import learning_rate_at
@@ -180,24 +179,6 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
         local[0] += micro_loss.detach()
         local[1] += 0 if is_empty else batch.num_padding
     return local
-
-
-@contextmanager
-def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
-    """Raise a RankError that names the rank and the batch where the block runs out of memory."""
-    import torch
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as problem:
-        is_named = isinstance(problem, (torch.OutOfMemoryError, MemoryError))
-        if not is_named and "can't allocate memory" not in str(problem):  # PyTorch's on a CPU is a plain RuntimeError
-            raise
-        rows, length = batch.input_ids_BT.shape
-        raise RankError(
-            f"rank {rank} ran out of memory on a micro-batch of {batch.num_examples} examples, {rows} x {length} "
-            "tokens: lower --micro-batch-size or --sequence-length, or use --gradient-checkpointing"
-        ) from problem
 
 
 def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local: torch.Tensor) -> Metrics:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.data.packing import Batch
+from snake_dist.errors import RankError
 
 if TYPE_CHECKING:
     import torch
@@ -28,3 +31,21 @@ def loss_sum(logits_KV: torch.Tensor, labels_K: torch.Tensor) -> torch.Tensor:
     from snake_dist.training.cross_entropy import CrossEntropySum
 
     return CrossEntropySum.apply(logits_KV, labels_K)
+
+
+@contextmanager
+def naming_the_batch(batch: Batch, rank: int) -> Iterator[None]:
+    """Raise a RankError that names the rank and the batch where the block runs out of memory."""
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        is_named = isinstance(problem, (torch.OutOfMemoryError, MemoryError))
+        if not is_named and "can't allocate memory" not in str(problem):  # PyTorch's on a CPU is a plain RuntimeError
+            raise
+        rows, length = batch.input_ids_BT.shape
+        raise RankError(
+            f"rank {rank} ran out of memory on a micro-batch of {batch.num_examples} examples, {rows} x {length} "
+            "tokens: lower --micro-batch-size or --sequence-length, or use --gradient-checkpointing"
+        ) from problem
