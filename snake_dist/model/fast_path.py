@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import partial, wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.accelerator import fused, fuses
@@ -37,31 +39,71 @@ def use_fast_ops(model: PeftModel) -> dict[str, int]:
     return counts
 
 
+ROTATE = "apply_rotary_pos_emb"
+"""The function of transformers' model files that turns queries and keys."""
+
+
 def use_fused_ops(model: torch.nn.Module) -> int:
     """On a CUDA device, fuse the elementwise part of gated MLPs and of rotary embeddings of `model` in place.
 
-    Returns how many MLPs. The projections inside stay modules of their own, with their hooks.
+    Returns how many MLPs. The projections inside stay modules of their own, with their hooks. The kernels are those of
+    liger-kernel if it is installed, else compiled ones, which the host takes longer to launch.
     """
-    if not fuses(next(model.parameters())):
+    weight = next(model.parameters())
+    if not fuses(weight):
         return 0
+    gates: list[Callable[..., torch.Tensor]] = [silu_gate, gelu_gate]
+    rotate = None
+    with suppress(ImportError, AttributeError):  # not there, or not for this Triton
+        liger = import_module("liger_kernel.ops")
+        gates, rotate = (
+            [liger.LigerSiLUMulFunction.apply, liger.LigerGELUMulFunction.apply],
+            liger.LigerRopeFunction.apply,
+        )
     count = 0
     for module in model.modules():
         scope = sys.modules[type(module).__module__]
-        rotate = getattr(scope, ROTATE, None)
-        if inspect.isfunction(rotate) and not hasattr(rotate, "__wrapped__"):
-            setattr(scope, ROTATE, fused(rotate))
-        if (gate := _gate_of(module)) is not None:
+        own = getattr(scope, ROTATE, None)
+        if inspect.isfunction(own) and not hasattr(own, "__wrapped__"):
+            fast = fused(own)
+            if rotate is not None and _rotates_alike(own, rotate, weight.device):
+                fast = _with_kernel(own, rotate)
+            setattr(scope, ROTATE, fast)
+        if (gate := _gate_of(module, gates)) is not None:
             module.forward = partial(_gated, module, gate)
             count += 1
     return count
 
 
-ROTATE = "apply_rotary_pos_emb"
-"""The function of transformers' model files that turns queries and keys."""
+def _rotates_alike(own: Callable[..., Any], kernel: Callable[..., Any], device: torch.device) -> bool:
+    """Whether both turn queries and keys [B, H, T, D] in the same way: tried out."""
+    import torch
+
+    query, key = (torch.linspace(-1, 1, heads * 48, device=device).view(1, heads, 3, 16) for heads in (4, 2))
+    half = torch.linspace(0, 3, 24, device=device).view(1, 3, 8)
+    cos, sin = (torch.cat([values, values], dim=-1) for values in (half.cos(), half.sin()))
+    try:
+        expected = own(query, key, cos, sin)
+        found = kernel(query.clone(), key.clone(), cos, sin)
+    except (TypeError, RuntimeError, ValueError):
+        return False
+    return all(torch.allclose(a, b, atol=1e-4) for a, b in zip(expected, found, strict=True))
 
 
-def _gate_of(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
-    """The product that a gated MLP computes between its projections, tried out on an input; None: another module."""
+def _with_kernel(own: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(own)
+    def rotate(
+        query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **named: Any
+    ) -> Any:
+        if args or named or cos.dtype != query.dtype or not fuses(query):
+            return own(query, key, cos, sin, *args, **named)
+        return kernel(query, key, cos, sin)
+
+    return rotate
+
+
+def _gate_of(module: torch.nn.Module, gates: list[Callable[..., torch.Tensor]]) -> Callable[..., torch.Tensor] | None:
+    """Return the one of `gates` that a gated MLP computes between its projections, tried out on an input; or None."""
     import torch
 
     parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
@@ -74,7 +116,7 @@ def _gate_of(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
         x = torch.linspace(-1, 1, module.gate_proj.in_features, device=weight.device).to(weight.dtype)
         with torch.no_grad():
             expected = module(x.view(1, 1, -1))
-            for gate in (silu_gate, gelu_gate):
+            for gate in gates:
                 found = _gated(module, inspect.unwrap(gate), x.view(1, 1, -1))
                 if torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.std())):
                     return gate

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from snake_dist.model import fast_path
 from snake_dist.model.adapters import AdapterConfig, attach
 from snake_dist.model.base import load_base
 from snake_dist.model.dropout import use_shared_dropout
-from snake_dist.model.fast_path import use_fast_ops
+from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
 from tests.support.tiny_models import tiny_model
 
 TOKENS = torch.arange(24).view(2, 12)
@@ -105,3 +106,37 @@ def test_a_disabled_adapter_is_the_base(llama_dir):
     base = load_base(str(llama_dir), "float32")
     with torch.no_grad(), model.disable_adapter():
         assert torch.allclose(model(TOKENS).logits, base(TOKENS).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "phi"])
+def test_fused_gates_and_rotations_compute_what_they_replace(tmp_path, monkeypatch, family):
+    """What an accelerator runs, uncompiled here; Phi's MLP has no gate."""
+    import importlib
+
+    scope = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    monkeypatch.setattr(scope, "apply_rotary_pos_emb", scope.apply_rotary_pos_emb)  # put back at the end
+    directory = tiny_model(tmp_path, family)
+    expected, expected_logits = gradients(adapted(directory))
+    model = adapted(directory)
+    monkeypatch.setattr(fast_path, "fuses", lambda _tensor: True)
+    assert use_fused_ops(model) == (0 if family == "phi" else 2)
+    assert hasattr(scope.apply_rotary_pos_emb, "__wrapped__")
+    found, logits = gradients(model)
+    assert torch.allclose(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max(), name
+    assert use_fused_ops(model) == (0 if family == "phi" else 2)  # and again: nothing is wrapped twice
+    assert not hasattr(scope.apply_rotary_pos_emb.__wrapped__, "__wrapped__")
+
+
+def test_a_rotation_of_another_kind_is_not_given_to_the_kernel():
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotates_halves
+
+    def rotates_pairs(query, key, cos, sin):
+        turned = [torch.stack([-t[..., 1::2], t[..., ::2]], dim=-1).flatten(-2) for t in (query, key)]
+        return tuple(t * cos[:, None] + other * sin[:, None] for t, other in zip((query, key), turned, strict=True))
+
+    device = torch.device("cpu")
+    assert fast_path._rotates_alike(rotates_halves, rotates_halves, device)
+    assert not fast_path._rotates_alike(rotates_halves, rotates_pairs, device)
+    assert not fast_path._rotates_alike(rotates_halves, lambda query: query, device)
