@@ -146,4 +146,6 @@ def load_adapter(base: PreTrainedModel, directory: Path) -> PeftModel:
     """Return `base` wrapped with the adapter on disk, by plain PEFT, in eval mode."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(directory), autocast_adapter_dtype=False).eval()
+    return PeftModel.from_pretrained(
+        base, str(directory), autocast_adapter_dtype=False, torch_device=str(base.device)
+    ).eval()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from snake_dist.cluster.world import World, gather
@@ -133,7 +135,7 @@ class Watchdog:
 
     def _end(self) -> None:
         verdict = self._verdict(silent_after_s=self._timeout_s / 2)
-        reason = f"no rank made progress for {self._timeout_s:g} s: {verdict}"
+        reason = f"no rank made progress for {self._timeout_s:g} s: {verdict}{_flight_record(self._world.rank)}"
         self._on_stuck(reason)
         # The first rank that still runs prints the reason, the others exit silently.
         speaking = self._speaking(silent_after_s=self._timeout_s / 2)
@@ -141,3 +143,14 @@ class Watchdog:
             print(f"error: {reason}", file=sys.stderr, flush=True)
         # The main thread waits inside a collective that nothing but the end of the process can leave.
         os._exit(STUCK_EXIT_CODE)
+
+
+def _flight_record(rank: int) -> str:
+    """Write what NCCL's flight recorder has of this rank's last collectives; return the words that say where."""
+    import torch
+
+    if not torch.distributed.is_nccl_available() or not torch.cuda.is_initialized():
+        return ""
+    path = Path(tempfile.gettempdir()) / f"nccl_trace_rank_{rank}"  # the name that PyTorch's own dumps have
+    path.write_bytes(torch._C._distributed_c10d._dump_nccl_trace())
+    return f"; NCCL's last collectives of each rank: {path.with_name('nccl_trace_rank_*')} on its node"

@@ -31,7 +31,7 @@ class World:
     rank: int
     """0 <= rank < size, over all nodes."""
     local_rank: int
-    """Rank within this node; also the index of its accelerator."""
+    """Rank within this node."""
     size: int
     """Number of processes."""
     local_size: int
@@ -65,38 +65,97 @@ def world_from_environment() -> World:
 
 
 def start_process_group(world: World) -> None:
-    """Join the process group: NCCL with CUDA, gloo on CPUs.
+    """Join the process group and take this rank's GPU.
 
-    Raises InputError on rank 0 if the port that it should listen on is taken.
+    Tensors on a GPU go over NCCL; all else goes over gloo, which sees a lost rank at once and keeps no GPU busy while
+    it waits. Raises InputError, on all ranks alike, if ranks outnumber GPUs, and on rank 0 if its port is taken.
     """
     import torch
 
     if torch.distributed.is_initialized():
         return
     _share_cores(world)
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unset, DeepSpeed would guess and warn
-    import deepspeed
-
-    # DeepSpeed would compile a shared-memory all-reduce for CPU ranks, anew at nearly every start (the flags
-    # change their order), for a minute: an adapter's gradients are small enough for gloo.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(RANK=str(world.rank), LOCAL_RANK=str(world.local_rank), WORLD_SIZE=str(world.size))
     if world.size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(world.local_rank)
-        backend = "nccl"
+        backend = "cpu:gloo,cuda:nccl"
+        _take_gpu(world)
+        # NCCL's flight recorder: what every rank was doing when one got stuck (cluster/watchdog.py writes it).
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     else:
-        backend = "gloo"
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed guesses and warns
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile a shared-memory all-reduce for CPU ranks, anew at nearly every start (the flags
+        # change their order), for a minute: an adapter's gradients are small enough for gloo.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _check_port(world)
     store, _, _ = next(torch.distributed.rendezvous("env://", world.rank, world.size, timeout=RENDEZVOUS_TIMEOUT))
     torch.distributed.init_process_group(
         backend, store=store, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
     )
+    if torch.cuda.is_available():
+        _check_no_gpu_is_shared(world)
     # DeepSpeed takes the group over. verbose=False: the one line about MPI discovery is noise for users.
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=COLLECTIVE_TIMEOUT, verbose=False)
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        auto_mpi_discovery=False,
+        timeout=COLLECTIVE_TIMEOUT,
+        verbose=False,
+    )
+
+
+def end_process_group() -> None:
+    """Leave the process group, all ranks together, at the end of a run that went well. A failed rank just exits."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def gpu_index(world: World, num_visible_gpus: int) -> int:
+    """Return the index of this rank's GPU among those it sees: its local rank, or 0 where it sees its own only.
+
+    Raises InputError if the node has more ranks than GPUs.
+    """
+    if num_visible_gpus == 1:
+        return 0
+    if world.local_size > num_visible_gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise InputError(
+            f"{world.local_size} ranks on {socket.gethostname()}, which shows {num_visible_gpus} GPUs"
+            f"{'' if visible is None else f' (CUDA_VISIBLE_DEVICES={visible})'}: at most one rank per GPU"
+        )
+    return world.local_rank
+
+
+def _take_gpu(world: World) -> None:
+    import torch
+
+    index = gpu_index(world, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    os.environ["LOCAL_RANK"] = str(index)  # trap: DeepSpeed takes it for the index of the GPU
+
+
+def _check_no_gpu_is_shared(world: World) -> None:
+    """Raise InputError, on all ranks alike, if two ranks have the same GPU: NCCL would refuse or hang."""
+    import torch
+
+    uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    check_gpus_differ(gather((socket.gethostname(), uuid), world), world)
+
+
+def check_gpus_differ(gpus: list[tuple[str, str]], world: World) -> None:
+    """Raise InputError if two ranks name the same (host, GPU). The message is on rank 0 alone, as `agree` gives it."""
+    for rank, gpu in enumerate(gpus):
+        first = gpus.index(gpu)
+        if first < rank:
+            message = f"ranks {first} and {rank} have the same GPU on {gpu[0]}: at most one rank per GPU"
+            raise InputError(message if world.is_main else "")
 
 
 def _check_port(world: World) -> None:

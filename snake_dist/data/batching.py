@@ -22,13 +22,17 @@ _BLOCK = 1 << 16
 
 
 def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Return the micro-batches per rank and step. Raises InputError unless the sizes divide evenly."""
-    if global_batch_size % (world_size * micro_batch_size):
+    """Return the micro-batches per rank and step: the fewest whose examples are at most `micro_batch_size` each.
+
+    Where the sizes do not divide evenly, micro-batches differ by one example: the loss is summed over the step and
+    divided once, so it stays exact. Raises InputError if a rank would have no example.
+    """
+    if global_batch_size < world_size:
         raise InputError(
-            f"--global-batch-size {global_batch_size} is not divisible by "
-            f"{world_size} ranks x --micro-batch-size {micro_batch_size}"
+            f"--global-batch-size {global_batch_size}: at least the number of ranks, {world_size}, "
+            "so that each has an example"
         )
-    return global_batch_size // (world_size * micro_batch_size)
+    return math.ceil(global_batch_size / (world_size * micro_batch_size))
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
@@ -70,7 +74,7 @@ class ExampleStream:
         """`examples`: ids to draw from; `num_examples_total`: length of the stream, the last step's end."""
         self.examples, self.seed = examples, seed
         self.global_batch_size, self.num_examples_total = global_batch_size, num_examples_total
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     @property
     def num_steps(self) -> int:
@@ -91,9 +95,10 @@ class ExampleStream:
     def _positions(self, positions: np.ndarray, epoch: int) -> np.ndarray:
         if len(self.examples) > LONGEST_TABLE:
             return shuffled(positions, len(self.examples), self.seed, epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(len(self.examples), self.seed, epoch)
-        return self._order[positions]
+        last = self._last  # read and replaced as one: a thread that prepares the next step asks too
+        if last[0] != epoch:
+            last = self._last = epoch, epoch_order(len(self.examples), self.seed, epoch)
+        return last[1][positions]
 
 
 def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndarray, tokens_per_epoch: int) -> int:

@@ -151,8 +151,7 @@ def load_base(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     element = getattr(torch, dtype)
-    if device is not None and device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it takes 0.1 s for every length that it has not met
+    torch.backends.cuda.enable_cudnn_sdp(False)  # on a GPU it takes 0.1 s for every length that it has not met
     if quantization is None:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
         return model.to(device or "cpu")
@@ -214,11 +213,4 @@ def own_device() -> torch.device:
     """The accelerator that this process has been given (`cluster.world.start_process_group`), or the CPU."""
     import torch
 
-    return device_for(torch.cuda.current_device() if torch.cuda.is_available() else 0)
-
-
-def device_for(local_rank: int) -> torch.device:
-    """This rank's accelerator, or the CPU."""
-    import torch
-
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

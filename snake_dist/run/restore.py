@@ -11,7 +11,6 @@ from snake_dist.checkpoint.checkpoints import read_tensors
 from snake_dist.checkpoint.run_dir import copy_metrics
 from snake_dist.cluster.world import agree
 from snake_dist.files import METRICS
-from snake_dist.model.base import device_for
 from snake_dist.training.adalora_ranks import rank_allocation
 from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import start_engine
@@ -65,10 +64,8 @@ def _broadcast_tensors(run: Run) -> dict[str, torch.Tensor]:
         mine.update(read_tensors(checkpoint))
         return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in mine.items()}
 
-    device = device_for(run.world.local_rank)
     received = {}
     for name, (shape, dtype) in agree(run.world, read).items():
-        tensor = mine[name].to(device) if mine else torch.empty(shape, dtype=dtype, device=device)
-        torch.distributed.broadcast(tensor, src=0)
-        received[name] = tensor.cpu()
+        received[name] = mine[name] if mine else torch.empty(shape, dtype=dtype)
+        torch.distributed.broadcast(received[name], src=0)
     return received

@@ -47,7 +47,6 @@ class Session:
 
     def begin_training(self, engine: Any, allocation: RankAllocation | None, metrics: SilentLog) -> None:
         """Save the engine's state and watch the ranks from now on."""
-        self._device = engine.device
         committed, beat = self.status.committed, self.watch.beat
         self._saver = Saver(self.run, engine, allocation, metrics, on_commit=committed, while_waiting=beat)
         self.watch.start(engine)
@@ -87,7 +86,7 @@ class Session:
     def _on_any_rank(self, *flags: bool) -> list[bool]:
         import torch
 
-        table = torch.tensor(flags, dtype=torch.int32, device=self._device)
+        table = torch.tensor(flags, dtype=torch.int32)  # on the CPU: gloo sees a lost rank at once
         torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX)
         return [bool(flag) for flag in table.tolist()]
 

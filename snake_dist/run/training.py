@@ -26,6 +26,7 @@ from snake_dist.training.held_out_metrics import held_out_metrics
 from snake_dist.training.loop import Collate, Trainer, run_steps
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
 from snake_dist.zero.config import zero_stage
+from snake_dist.zero.engine import end_engine
 from snake_dist.zero.parameters import frozen_bytes, gather_adapter
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     import torch
 
     config = run.config
-    device = base.device_for(run.world.local_rank)
+    # ZeRO-3 shards it from the host, weight by weight: it need not fit on one GPU.
+    device = torch.device("cpu") if zero_stage(run.ds_config) == 3 else base.own_device()
     model = base.load_base(
         run.base_location,
         run.dtype,
@@ -99,7 +101,7 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     )
     session.end_training()
     tensors = gather_adapter(model)
-    engine.destroy()
+    end_engine(engine)
     metrics.close_bar()
     summary = _training_summary(run, history, base_bytes, session.seconds)
     return Trained(summary, model.peft_config["default"], tensors, start)

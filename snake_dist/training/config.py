@@ -21,7 +21,7 @@ class TrainingConfig:
     global_batch_size: int = 8
     """Examples per optimizer step over all ranks, whatever their number."""
     micro_batch_size: int = 4
-    """Examples per forward pass and rank."""
+    """Examples per forward pass and rank, at most."""
     learning_rate: float = 1e-3
     """Peak learning rate. 1e-3 suits models of about 0.1B parameters; try 2e-4 for 7B and more."""
     warmup_share: float = 0.05

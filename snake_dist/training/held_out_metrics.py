@@ -39,7 +39,7 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
                     sums += torch.stack([number.double() for number in found])
                     num_tokens += len(labels_K)
                     num_examples += len(chosen)
-    total = torch.cat([sums, sums.new_tensor([num_tokens, num_examples])])
+    total = torch.tensor([*sums.tolist(), num_tokens, num_examples], dtype=torch.float64)  # on the CPU: gloo
     torch.distributed.all_reduce(total)
     loss, num_right, num_exact, num_tokens, num_examples = total.tolist()
     return {

@@ -189,10 +189,10 @@ def step_metrics(engine: Any, dataset: TokenizedDataset, ids: np.ndarray, local:
     import torch
 
     # The sum over ranks of (loss sum, padding) and every rank's peak memory, in one collective.
-    mine = torch.cat([local, local.new_tensor([peak_memory_gib(engine.device)])])
+    mine = torch.tensor([*local.tolist(), peak_memory_gib(engine.device)], dtype=torch.float64)  # on the CPU: gloo
     ranks = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(ranks, mine)
-    table = torch.stack(ranks).cpu()
+    table = torch.stack(ranks)
     total_loss, num_padding = table[:, 0].sum().item(), table[:, 1].sum().item()
     loss = total_loss / int(dataset.num_loss_tokens[ids].sum())
     norm = gradient_norm(engine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def build_ds_config(stage: int, *, offload: str = "none", nodes: int = 1) -> dic
         raise InputError(f"offload {offload!r} contradicts stage {stage}: optimizer needs 1 or more, all needs 3")
     zero: dict[str, Any] = {"stage": stage}
     if stage >= 1:
-        zero |= {"contiguous_gradients": True, "overlap_comm": True, "reduce_bucket_size": REDUCE_BUCKET}
+        # Overlap helps ZeRO-3's gathers. Below, an adapter's gradients leave nothing to overlap, and each backward pass
+        # would wait for the device and hold a second bucket.
+        zero |= {"contiguous_gradients": True, "overlap_comm": stage == 3, "reduce_bucket_size": REDUCE_BUCKET}
     if stage in (1, 2):
         # Each gradient goes to the rank that owns it. DeepSpeed's default all-reduces them: half as many bytes more.
         zero["use_multi_rank_bucket_allreduce"] = False
@@ -136,6 +139,7 @@ class RunValues:
     global_batch_size: int
     micro_batch_size: int
     accumulation: int
+    world_size: int
     learning_rate: float
     weight_decay: float
     max_grad_norm: float
@@ -171,6 +175,10 @@ def fill_ds_config(
         filled["optimizer"]["type"] = "AdamW"
     for keys, value in owned.items():
         _fill(filled, keys, value)
+    # Trap: DeepSpeed wants the three sizes to multiply, also where micro-batches differ by an example.
+    largest = math.ceil(values.global_batch_size / (values.world_size * values.accumulation))
+    filled["train_micro_batch_size_per_gpu"] = largest
+    filled["train_batch_size"] = largest * values.accumulation * values.world_size
     for keys, value in _defaults(hidden_size, local_size).items():
         block: Any = filled
         for key in keys[:-1]:
@@ -178,6 +186,8 @@ def fill_ds_config(
         if block.get(keys[-1]) == "auto":
             block[keys[-1]] = value
     filled.setdefault("steps_per_print", 10**9)  # the run has a progress line of its own
+    # DeepSpeed's own speed meter makes the host wait for the device twice in every micro-batch.
+    filled.setdefault("timers", {}).setdefault("throughput", {}).setdefault("enabled", False)
     unfilled = _auto_keys(filled)
     if unfilled:
         raise InputError(f'--ds: no value is known for "auto" in {", ".join(unfilled)}: write a value')

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.errors import InputError
+from snake_dist.zero.config import zero_stage
 from snake_dist.zero.parameters import loss_scale
 
 if TYPE_CHECKING:
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 
 def check_dtype_here(dtype: str) -> None:
-    """Raise InputError if this machine cannot train in `dtype`: few CPUs compute in float16."""
+    """Raise InputError if this machine cannot train in `dtype`: few CPUs compute in float16, no GPU before Ampere in
+    bfloat16."""
+    import torch
     from deepspeed.accelerator import get_accelerator
 
     if dtype == "float16" and not get_accelerator().is_fp16_supported():
         raise InputError("float16 (--base-dtype, or fp16 in --ds): not on this machine: choose bfloat16 or float32")
+    if dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name()
+        raise InputError(f"bfloat16 (--base-dtype, or bf16 in --ds): not on {name}: choose float16 or float32")
 
 
 def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio: float = 1.0) -> Any:
@@ -33,11 +39,46 @@ def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio
     import deepspeed
 
     deepspeed.logger.setLevel(logging.ERROR)
+    if zero_stage(ds_config) == 3:
+        _shard(model, ds_config)
     groups = parameter_groups(model, lora_plus_ratio, ds_config["optimizer"]["params"]["lr"])
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config)
     if engine.zero_optimization_stage() == 0 and (engine.bfloat16_enabled() or engine.fp16_enabled()):
         _forget_first_step(engine.optimizer)
+    if engine.zero_optimization_stage() in (1, 2) and engine.device.type == "cuda":
+        fuse_gradient_norm(engine.optimizer)
     return engine
+
+
+def end_engine(engine: Any) -> None:
+    """Destroy `engine`: its memory is free once its holders let go, the weights of a ZeRO-3 model at once."""
+    from deepspeed.runtime.zero import parameter_offload
+
+    engine.destroy()
+    # Trap: DeepSpeed's hooks and a global list keep a ZeRO-3 model alive for good. Without its weights it is small.
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for parameter in engine.module.parameters():
+        if hasattr(parameter, "ds_tensor"):
+            parameter.data = parameter.data.new_empty(0)
+            parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
+
+
+def _shard(model: PeftModel, ds_config: dict[str, Any]) -> None:
+    """Give each rank its shard of `model`, one weight at a time: `deepspeed.initialize` would first put the whole model
+    on every GPU, and only then shard it.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    deepspeed.zero.Init(module=model, config_dict_or_path=ds_config)
+    # DeepSpeed no longer moves a sharded model: its buffers and the scales of 4-bit weights would stay behind.
+    device = get_accelerator().current_device_name()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    for parameter in model.parameters():
+        if (quant_state := getattr(parameter, "quant_state", None)) is not None:
+            quant_state.to(device)
 
 
 def parameter_groups(model: PeftModel, lora_plus_ratio: float, learning_rate: float) -> list[dict[str, Any]]:
@@ -64,6 +105,33 @@ def _forget_first_step(optimizer: Any) -> None:
         for masters, working in zip(getattr(optimizer, "fp32_groups", []), optimizer.fp16_groups, strict=False):
             for master, parameter in zip(masters, working, strict=True):
                 master.copy_(parameter)
+
+
+def fuse_gradient_norm(optimizer: Any) -> None:
+    """Let a ZeRO 1 or 2 optimizer check and measure all gradients in a few kernels: DeepSpeed launches 15 for each.
+
+    The norm is summed in fp32 instead of float64: only GPUs, where launches cost more than this changes, get it.
+    """
+    import torch
+
+    def norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
+        own = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)]
+        if not own:
+            return torch.zeros((), device=optimizer.device)
+        return torch.stack(torch._foreach_norm(own, 2, dtype=torch.float32)).norm()
+
+    def has_overflow() -> torch.Tensor:
+        groups = [group for group in optimizer.averaged_gradients.values() if group is not None]
+        return ~norm(gradient for group in groups for gradient in group).isfinite().reshape(1)
+
+    def global_norm(gradients: Iterable[torch.Tensor], params: Any, norm_type: float = 2) -> torch.Tensor:  # noqa: ARG001
+        squared = norm(gradients).square()
+        torch.distributed.all_reduce(squared, group=optimizer.dp_process_group)
+        total = squared.sqrt()
+        return torch.where(total.isfinite(), total, -1.0)  # DeepSpeed's sign of an overflow
+
+    optimizer.has_overflow_partitioned_grads_serial = has_overflow
+    optimizer.get_grad_norm_direct = global_norm
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
@@ -124,7 +192,7 @@ def joined_forwards(engine: Any, model: Any) -> Iterator[Callable[[], None]]:
     is_counted = True
 
     def is_any(mine: bool) -> bool:
-        table = torch.tensor([mine], dtype=torch.int32, device=engine.device)
+        table = torch.tensor([mine], dtype=torch.int32)  # on the CPU: gloo
         torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX)
         return bool(table.item())
 

@@ -26,8 +26,8 @@ def finish(ablation, policies=("random-legal", "bfs-safe"), **options):
 
 FAULTS = {
     "a cell's value": ({"grid": {"adapter": ["lora", "lroa"]}}, "adapter-lroa-seed-0: .*lroa"),
-    "batch": (PRESETS | {"base": {"global-batch-size": 9}}, "preset-lightweight-seed-0: --global-batch-size 9 is not"),
-    "batch on ranks": (PRESETS | {"launch": {"ranks-per-node": 3}}, "not divisible by 3 ranks"),
+    "batch": (PRESETS | {"base": {"global-batch-size": 0}}, "preset-lightweight-seed-0: --global-batch-size 0"),
+    "batch on ranks": (PRESETS | {"launch": {"ranks-per-node": 9}}, "at least the number of ranks, 9"),
     "no games": (PRESETS | {"base": {"play-games": 0}}, "play-games 0: an ablation compares the games"),
     "the same run twice": (
         {"grid": {"learning-rate": ["1e-3", "0.001"]}},

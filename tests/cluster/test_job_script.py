@@ -126,8 +126,8 @@ def test_an_array_is_the_product_of_variants_and_seeds():
 def test_a_variant_that_train_py_would_refuse_is_refused_before_it_is_queued():
     with pytest.raises(InputError, match="lroa"):
         dry_run("--job-name", "a", "--variants", "x=--adapter lora", "y=--adapter lroa")
-    with pytest.raises(InputError, match="not divisible by 3 ranks"):
-        dry_run("--job-name", "a", "--nodes", "3")
+    with pytest.raises(InputError, match="--global-batch-size 8: at least the number of ranks, 9"):
+        dry_run("--job-name", "a", "--nodes", "9")
 
 
 def test_the_output_directory_is_the_users_if_given():

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from snake_dist.cluster.world import World, agree, gather, start_process_group, world_from_environment
+from snake_dist.cluster.world import (
+    World,
+    agree,
+    check_gpus_differ,
+    gather,
+    gpu_index,
+    start_process_group,
+    world_from_environment,
+)
 from snake_dist.errors import InputError
 from tests.support.ranks import run_on_ranks
 
@@ -71,3 +79,23 @@ def test_ranks_agree_on_values_and_on_failures():
     assert run_on_ranks(ask, 2, None) == [("from rank 0", [0, 1])] * 2
     assert run_on_ranks(ask, 2, 0) == [("rank 0 failed", [0, 1]), ("", [0, 1])]  # said once, raised everywhere
     assert run_on_ranks(ask, 2, 1) == [("from rank 0", [0, 1])] * 2  # rank 1 was not asked
+
+
+def test_each_rank_takes_the_gpu_of_its_local_rank_or_the_only_one_that_it_sees(environment):
+    assert [gpu_index(World(rank, rank % 4, 8, local_size=4), 4) for rank in range(8)] == [0, 1, 2, 3] * 2
+    assert gpu_index(World(5, 1, 8, local_size=4), 8) == 1
+    assert gpu_index(World(5, 3, 8, local_size=4), 1) == 0  # srun --gpus-per-task=1
+    environment.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    with pytest.raises(
+        InputError, match=r"4 ranks on .*, which shows 2 GPUs \(CUDA_VISIBLE_DEVICES=0,2\): at most one"
+    ):
+        gpu_index(World(0, 0, 4, local_size=4), 2)
+
+
+def test_ranks_that_share_a_gpu_are_named_once():
+    gpus = [("a", "gpu-1"), ("b", "gpu-1"), ("a", "gpu-2"), ("a", "gpu-1")]
+    check_gpus_differ(gpus[:3], World(0, 0, 3, 3))
+    with pytest.raises(InputError, match="ranks 0 and 3 have the same GPU on a"):
+        check_gpus_differ(gpus, World(0, 0, 4, 4))
+    with pytest.raises(InputError, match=r"^$"):
+        check_gpus_differ(gpus, World(1, 1, 4, 4))

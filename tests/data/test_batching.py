@@ -112,7 +112,22 @@ def test_micro_batches_are_balanced_in_tokens():
     assert max(tokens) < 1.1 * min(tokens)
 
 
-def test_sizes_that_do_not_divide_are_named():
-    assert accumulation_steps(32, 2, 4) == 4
-    with pytest.raises(InputError, match="--global-batch-size 30 is not divisible by 4 ranks x --micro-batch-size 2"):
-        accumulation_steps(30, 2, 4)
+@pytest.mark.parametrize("world_size", range(1, 9))
+def test_the_default_sizes_work_on_any_number_of_ranks_up_to_eight(world_size):
+    accumulation = accumulation_steps(8, 4, world_size)
+    ids, lengths = np.arange(8), np.full(8, 50)
+    dealt = [
+        micro
+        for rank in range(world_size)
+        for micro in micro_batches(
+            ids, lengths, micro_batch_size=4, rank=rank, world_size=world_size, accumulation=accumulation
+        )
+    ]
+    assert sorted(np.concatenate(dealt)) == list(range(8))
+    assert 1 <= min(map(len, dealt)) <= max(map(len, dealt)) <= min(4, 1 + min(map(len, dealt)))
+
+
+def test_every_rank_has_an_example():
+    assert accumulation_steps(32, 2, 4) == accumulation_steps(30, 2, 4) == 4
+    with pytest.raises(InputError, match="--global-batch-size 8: at least the number of ranks, 9"):
+        accumulation_steps(8, 4, 9)

@@ -71,7 +71,7 @@ def test_what_no_run_can_have_is_refused_before_anything_is_prepared():
         ("--best-by play --eval-games 0", "--best-by play contradicts --eval-games 0"),
         ("--eval-examples 0", "--eval-examples 0: at least 1"),
         ("--sequence-length 1", "--sequence-length 1: at least 2"),
-        ("--global-batch-size 9", "--global-batch-size 9 is not divisible"),
+        ("--global-batch-size 1", "--global-batch-size 1: at least the number of ranks, 2"),
     ):
         with pytest.raises(InputError, match=message):
             check_run_flags(flags.split(), world_size=2)

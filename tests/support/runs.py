@@ -16,6 +16,7 @@ RUN_VALUES = RunValues(
     global_batch_size=16,
     micro_batch_size=4,
     accumulation=2,
+    world_size=2,
     learning_rate=1e-3,
     weight_decay=0.0,
     max_grad_norm=1.0,
