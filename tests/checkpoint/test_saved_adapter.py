@@ -13,6 +13,7 @@ from snake_dist.run.model_card import adapter_metadata, model_card
 from snake_dist.run.preparation import prepare
 from snake_dist.run.session import Session
 from snake_dist.run.training import load_model, train_model
+from snake_dist.segments import Segments
 from snake_dist.training.metrics import SilentLog
 from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
@@ -49,7 +50,7 @@ def train_save_and_answer(config, directory: str):
         logits = model.eval()(
             torch.tensor([TOKENS]),
             position_ids=torch.arange(len(TOKENS))[None],
-            cu_seq_lens_q=torch.tensor([0, len(TOKENS)]),
+            segments=Segments.of([0, len(TOKENS)]),
             use_cache=False,
         ).logits
     return logits.tolist(), plain.shapes

@@ -36,7 +36,7 @@ def queue_run(slurm: Cluster, directory: Path, ranks_per_node: int, flags: list[
             patch.setenv(name, value)
         argv = ["--job-name", "real", "--directory", str(directory), *size, *env, "--", *flags]
         [(_, job, program_flags)] = submit.read_jobs(argv)
-        return submit.sbatch.write_and_submit(job, program_flags, {})
+        return submit.slurm_commands.write_and_submit(job, program_flags, {})
 
 
 def last_step(run: Path) -> int:

@@ -144,7 +144,7 @@ BAD_INPUT = {
     "missing data": (["--data", "missing.jsonl"], "missing.jsonl", "no such file"),
     "missing ds": (["--ds", "missing.json"], "missing.json", "No such file"),
     "missing base": (["--base-model", "no/such-model"], "no/such-model", "smollm2-135m"),
-    "batch": (["--global-batch-size", "31"], "31", "--micro-batch-size 4"),
+    "batch": (["--global-batch-size", "1"], "1", "the number of ranks, 2"),
     "output": (["--output-dir", "/proc/no"], "/proc/no", "cannot be written"),
     "bad line": (["--data", "torn.jsonl"], "torn.jsonl:2", "torn or invalid JSON"),
     "grid": (["--grid-size", "3"], "3", "4 to 50"),

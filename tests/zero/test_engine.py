@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snake_dist.cluster.world import start_process_group, world_from_environment
-from snake_dist.run import training
+from snake_dist.run import restore
 from snake_dist.zero.engine import fuse_gradient_norm, start_engine
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import tiny_config, tiny_data, train_each
@@ -21,7 +21,7 @@ def train_with_fused_norm(configs):
         fuse_gradient_norm(engine.optimizer)
         return engine
 
-    with patch.object(training, "start_engine", start):
+    with patch.object(restore, "start_engine", start):
         return train_each(configs)
 
 
