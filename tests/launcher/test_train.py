@@ -213,7 +213,16 @@ def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, starte
 @pytest.mark.slow
 def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""
-    command = [BIN / "deepspeed", TRAIN, "--ds", ROOT / "ds_configs/zero2.json", "--output-dir", "out"]
+    command = [
+        BIN / "deepspeed",
+        "--master_port",
+        str(free_port()),
+        TRAIN,
+        "--ds",
+        ROOT / "ds_configs/zero2.json",
+        "--output-dir",
+        "out",
+    ]
     done = run_program(command, tmp_path, timeout_s=3600, LOCAL_SIZE="2")
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "out/summary.json").read_text())
