@@ -222,6 +222,8 @@ def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
         ROOT / "ds_configs/zero2.json",
         "--output-dir",
         "out",
+        "--play-games",
+        "60",  # the run's 20 are too few to tell 1 apple from 0.25
     ]
     done = run_program(command, tmp_path, timeout_s=3600, LOCAL_SIZE="2")
     assert done.returncode == 0, done.stderr[-3000:]
