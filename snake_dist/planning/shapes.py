@@ -148,7 +148,7 @@ class Setup:
     node (hpZ of ZeRO++); 0 without hpZ."""
     reduce_bucket: int = 500_000_000
     """Elements of DeepSpeed's gradient bucket, which it allocates whole on a GPU."""
-    overlap_comm: bool = True
+    overlap_comm: bool = False
     """Whether stages 1 and 2 have two buckets instead of one."""
     max_live: int = 1_000_000_000
     """stage3_max_reuse_distance, in elements: ZeRO-3 keeps gathered weights that it needs again within it."""
