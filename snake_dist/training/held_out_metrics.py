@@ -28,17 +28,15 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
         for start in range(0, len(examples), block):
             ids = examples[start : start + block]
             # Every rank makes the same number of forward passes: under ZeRO-3 each is a collective.
-            for micro_ids in share.micro_batches(ids, dataset.lengths):
-                chosen = micro_ids if len(micro_ids) else ids[:1]
-                batch = trainer.collate([dataset[i] for i in chosen]).to(engine.device)
+            for is_empty, batch in trainer.batches(dataset, ids):
                 logits_KV, labels_K, example_K = forward_trained(engine, batch)
                 right_K = logits_KV.argmax(dim=-1) == labels_K
-                wrong_per_example = sums.new_zeros(len(chosen)).index_add_(0, example_K, (~right_K).double())
-                if len(micro_ids):
+                wrong_per_example = sums.new_zeros(batch.num_examples).index_add_(0, example_K, (~right_K).double())
+                if not is_empty:
                     found = (loss_sum(logits_KV, labels_K), right_K.sum(), (wrong_per_example == 0).sum())
                     sums += torch.stack([number.double() for number in found])
                     num_tokens += len(labels_K)
-                    num_examples += len(chosen)
+                    num_examples += batch.num_examples
     total = torch.tensor([*sums.tolist(), num_tokens, num_examples], dtype=torch.float64)  # on the CPU: gloo
     torch.distributed.all_reduce(total)
     loss, num_right, num_exact, num_tokens, num_examples = total.tolist()

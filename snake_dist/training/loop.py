@@ -75,20 +75,22 @@ class Trainer:
     allocation: RankAllocation | None = None
     """AdaLoRA's allocation of matrix ranks to modules; None for other adapters."""
 
-    def batches(self, ids: np.ndarray) -> Iterator[tuple[bool, Batch]]:
-        """Yield (whether it is empty, batch on the device) of this rank's micro-batches of the examples `ids`.
+    def batches(self, dataset: TokenizedDataset, ids: np.ndarray) -> Iterator[tuple[bool, Batch]]:
+        """Yield (whether it is empty, batch on the device) of this rank's micro-batches of `dataset`'s examples `ids`.
 
         An empty micro-batch holds the first example, with which the rank takes part in the others' collectives.
         """
-        for micro_ids in self.share.micro_batches(ids, self.dataset.lengths):
+        for micro_ids in self.share.micro_batches(ids, dataset.lengths):
             chosen = micro_ids if len(micro_ids) else ids[:1]
-            batch = self.collate([self.dataset[i] for i in chosen]).to(self.engine.device)
+            batch = self.collate([dataset[i] for i in chosen]).to(self.engine.device)
             yield len(micro_ids) == 0, batch
 
     @cached_property
     def ahead(self) -> OneAhead[list[tuple[bool, Batch]]]:
         """The batches of the stream's steps, prepared while the device computes."""
-        return OneAhead(lambda step: list(self.batches(self.stream.step_examples(step))), self.stream.num_steps)
+        return OneAhead(
+            lambda step: list(self.batches(self.dataset, self.stream.step_examples(step))), self.stream.num_steps
+        )
 
 
 def run_steps(
@@ -160,7 +162,7 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
     engine.train()
     num_loss_tokens = int(dataset.num_loss_tokens[ids].sum())
     local = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    batches = trainer.ahead.get(step) if engine.device.type == "cuda" else trainer.batches(ids)
+    batches = trainer.ahead.get(step) if engine.device.type == "cuda" else trainer.batches(dataset, ids)
     for index, (is_empty, batch) in enumerate(batches):
         # Same micro-batch, same dropout, on however many ranks: its number within the step decides.
         torch.manual_seed(_dropout_seed(trainer.config.seed, step, index * share.world_size + share.rank))

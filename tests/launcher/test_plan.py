@@ -7,6 +7,7 @@ import io
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import pytest
 from transformers import GptOssConfig, LlamaConfig
@@ -14,9 +15,10 @@ from transformers import GptOssConfig, LlamaConfig
 from snake_dist.model.adapters import AdapterConfig
 from snake_dist.model.base import ModelConfig, load_base
 from snake_dist.planning.model_sizes import describe_model
-from snake_dist.zero.config import RunValues, fill_ds_config, read_ds_config
+from snake_dist.zero.config import fill_ds_config, read_ds_config
 from snake_dist.zero.parameters import frozen_bytes
 from tests.support.processes import ROOT
+from tests.support.runs import RUN_VALUES
 from tests.support.tiny_models import SHAPES, tiny_llama, tiny_model
 
 
@@ -67,16 +69,7 @@ def test_the_plan_of_an_8b_model_needs_its_configuration_only(llama_8b, tmp_path
     ds_config = read_ds_config(str(written))
     assert ds_config["zero_optimization"]["stage"] == 2
     assert ds_config["zero_optimization"]["reduce_bucket_size"] == 41_943_040
-    values = RunValues(
-        dtype="bfloat16",
-        global_batch_size=32,
-        micro_batch_size=4,
-        accumulation=1,
-        world_size=8,
-        learning_rate=1e-4,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-    )
+    values = replace(RUN_VALUES, global_batch_size=32, accumulation=1, world_size=8)
     assert '"auto"' not in json.dumps(fill_ds_config(ds_config, values, hidden_size=4096))
 
 

@@ -34,7 +34,7 @@ def load_base_player(base_model: str, style: str) -> LanguageModelPlayer:
     check_style(style)
     location = base.find_base(base.ModelConfig(base_model))
     dtype = base.choose_dtype("auto", {})
-    model = base.load_base(location, dtype).to(base.own_device())
+    model = base.load_base(location, dtype, device=base.own_device())
     return LanguageModelPlayer(model, base.load_tokenizer(location), style, BASE_MAX_NEW_TOKENS, BATCH_SIZE)
 
 
@@ -55,7 +55,7 @@ def load_model_players(
     plain = base.load_base(
         location, metadata["dtype"], trust_remote_code=trust_remote_code, quantization=quantization, device=device
     )
-    model = load_adapter(plain if quantization else plain.to(device), adapter_dir)
+    model = load_adapter(plain, adapter_dir)
     use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
     use_fast_ops(model)
     tokenizer = base.load_tokenizer(str(adapter_dir))

@@ -19,29 +19,15 @@ from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import loading
-from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, mode_entrants
+from snake_dist.evaluation.players.entrants import mode_entrants
 from snake_dist.files import broken_files
 from snake_dist.game.symmetry import transform_state
 from snake_dist.styles.catalog import render_prompt
+from tests.support.entrants import find
 from tests.support.ranks import run_on_ranks
 from tests.support.tiny_models import tiny_adapter
 
 GAMES = Games(5, "classic", range(1_100_000_000, 1_100_000_006), max_steps=8)
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory, llama_dir):
-    directory = tmp_path_factory.mktemp("adapters")
-    return [
-        tiny_adapter(directory / name / "lora_adapters/model_artifacts", llama_dir, seed)
-        for seed, name in enumerate(("calm", "wild"))
-    ]
-
-
-def find(*words, **options):
-    return find_entrants(
-        [str(word) for word in words], PlayerOptions(**{"base_model": "x", "style": "compact"} | options)
-    )
 
 
 def test_modes_are_players_of_their_own(adapters):

@@ -5,23 +5,9 @@ from __future__ import annotations
 import pytest
 
 from snake_dist.errors import InputError
-from snake_dist.evaluation.players.entrants import PlayerOptions, find_entrants, ladder_entrants
+from snake_dist.evaluation.players.entrants import ladder_entrants
+from tests.support.entrants import find
 from tests.support.tiny_models import tiny_adapter
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory, llama_dir):
-    directory = tmp_path_factory.mktemp("adapters")
-    return [
-        tiny_adapter(directory / name / "lora_adapters/model_artifacts", llama_dir, seed)
-        for seed, name in enumerate(("calm", "wild"))
-    ]
-
-
-def find(*words, **options):
-    return find_entrants(
-        [str(word) for word in words], PlayerOptions(**{"base_model": "x", "style": "compact"} | options)
-    )
 
 
 def test_words_of_a_comparison(adapters):

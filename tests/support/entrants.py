@@ -1,0 +1,14 @@
+"""Entrants of a comparison, from the words of --player."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snake_dist.evaluation.players.entrants import Entrant, PlayerOptions, find_entrants
+
+
+def find(*words: object, **options: Any) -> tuple[list[Entrant], tuple[int, str] | None]:
+    """What `find_entrants` finds for the words, with a base model and a style that need not exist."""
+    return find_entrants(
+        [str(word) for word in words], PlayerOptions(**{"base_model": "x", "style": "compact"} | options)
+    )
