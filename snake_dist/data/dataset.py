@@ -12,7 +12,7 @@ import numpy as np
 import platformdirs
 
 from snake_dist.data.packing import Example
-from snake_dist.data.records import resolve_paths
+from snake_dist.data.sources import resolve_paths
 from snake_dist.data.tokenization import INDEX_DTYPE, tokenize
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class TokenizedDataset:
         start = self._index["end"][example - 1] if example else 0
         ids = self._tokens[start : self._index["end"][example]].astype(np.int64)
         return Example(ids, int(self._index["num_prompt_tokens"][example]))
+
+    @property
+    def num_lines(self) -> int:
+        """Return the number of lines that were read, bad ones included, blank ones not."""
+        return len(self) + sum(self.meta["skipped_lines"].values())
 
     @property
     def fingerprint(self) -> str:

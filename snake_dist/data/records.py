@@ -6,7 +6,6 @@ repaired.
 
 from __future__ import annotations
 
-import glob
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -46,21 +45,6 @@ class Record:
     @property
     def place(self) -> str:
         return f"{self.file}:{self.line}"
-
-
-def resolve_paths(patterns: Iterable[str | Path]) -> list[Path]:
-    """Return the data files that files, directories (every *.jsonl below, except hidden ones) and globs stand for.
-
-    They come in the order of the patterns, sorted within each, every file once. Raises InputError for a pattern without
-    any file.
-    """
-    files: dict[Path, Path] = {}
-    for pattern in patterns:
-        for path in _expand(pattern):
-            files.setdefault(path.resolve(), path)
-    if not files:
-        raise InputError("no data file was named")
-    return list(files.values())
 
 
 def read_records(
@@ -108,29 +92,6 @@ class _BadLine(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail
-
-
-def _expand(pattern: str | Path) -> list[Path]:
-    path = Path(pattern).expanduser()
-    # An existing name is no pattern, even if it contains glob characters.
-    if path.exists():
-        matches = [path]
-    else:
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        if not matches:
-            raise InputError(f"no such file, directory or match: {pattern}")
-    files = []
-    for match in matches:
-        files.extend(_files_below(match) if match.is_dir() else [match])
-    if not files:
-        raise InputError(f"no *.jsonl file in {pattern}")
-    return files
-
-
-def _files_below(directory: Path) -> list[Path]:
-    """Return the *.jsonl files outside hidden directories: an unfinished data set lies in one."""
-    files = (path for path in directory.rglob("*.jsonl") if path.is_file())
-    return sorted(path for path in files if not any(p.startswith(".") for p in path.relative_to(directory).parts))
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -22,7 +22,7 @@ from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.errors import InputError
 from snake_dist.files import new_directory
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BLOCK_ROWS = 1 << 16
 _NO_EPOCH = 1 << 32
 """The epoch that seeds `draw`: no epoch of training has this number."""
@@ -40,6 +40,8 @@ class Selection:
     """Trained tokens of the example that has most."""
     digest: str
     """Number of ids and the head of their sha256."""
+    num_too_long: int
+    """Examples left out because they have more tokens than the limit."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def draw(dataset: TokenizedDataset, selection: Selection, num_examples: int, see
         num_loss_tokens=int(dataset.num_loss_tokens[ids].sum()),
         longest_completion=selection.longest_completion,
         digest=_digest(len(ids), hashlib.sha256(ids.tobytes())),
+        num_too_long=selection.num_too_long,
     )
 
 
@@ -180,4 +183,5 @@ class _Part:
             "num_loss_tokens": self._num_loss_tokens,
             "longest_completion": self._longest,
             "digest": _digest(self._num_ids, self._digest),
+            "num_too_long": self._num_long,
         }

@@ -27,7 +27,7 @@ from snake_dist.files import new_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SEPARATOR = "\n"
 """Stands between prompt and completion."""
 
@@ -85,16 +85,16 @@ def tokenize(
         records = read_records(paths, bad_lines=bad_lines, skipped=skipped)
         if for_training:
             records = _without_reserved_seeds(records)
-        meta = _write_tokens(directory, game_keys(records, common_root(paths)), tokenizer)
+        meta = _write_tokens(directory, paths, game_keys(records, common_root(paths)), tokenizer)
         (directory / "meta.json").write_text(json.dumps(meta | {"skipped_lines": dict(skipped)}))
     return target
 
 
 def _write_tokens(
-    directory: Path, keyed_records: Iterable[tuple[Record, str]], tokenizer: PreTrainedTokenizerBase
+    directory: Path, paths: list[Path], keyed_records: Iterable[tuple[Record, str]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     games: dict[str, int] = {}
-    file_names: dict[str, int] = {}
+    file_numbers = {str(path): number for number, path in enumerate(paths)}
     styles: set[str | None] = set()
     content = hashlib.sha256()
     end = num_examples = 0
@@ -119,7 +119,7 @@ def _write_tokens(
                     len(prompt),
                     len(tokens) // 4 - max(len(prompt), 1),
                     games.setdefault(game, len(games)),
-                    file_names.setdefault(record.file, len(file_names)),
+                    file_numbers[record.file],
                     record.line,
                 )
             hash_file.write(np.array([hash_prompt(record.prompt) for record, _ in chunk], dtype=np.uint64).tobytes())
@@ -133,7 +133,7 @@ def _write_tokens(
     return {
         "num_examples": num_examples,
         "num_tokens": end,
-        "files": list(file_names),
+        "files": list(file_numbers),
         "styles": sorted(styles, key=str),
         "fingerprint": content.hexdigest(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,8 +15,9 @@ from snake_dist.cluster.world import World, agree
 from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
 from snake_dist.data.generation import generate
 from snake_dist.data.generation_config import GenerationConfig
-from snake_dist.data.records import read_records, resolve_paths
+from snake_dist.data.records import read_records
 from snake_dist.data.selection import Selection, Split, draw, select
+from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
 from snake_dist.run.config import RunConfig
@@ -47,16 +49,23 @@ class Board:
 
 
 class DataSummary(TypedDict):
-    """Counts and fingerprints of a run's examples."""
+    """Counts and fingerprints of a run's examples: `num_lines` is `train_examples`, `eval_examples` and all of
+    `skipped_lines` together."""
 
     fingerprint: str
     eval_fingerprint: str
     files: list[str]
+    """All that were read, those of --eval-data after those of --data."""
+    passed_over: list[str]
+    """What lies below --data and --eval-data and is no data file."""
+    num_lines: int
+    """Lines of the files that are not blank."""
     train_examples: int
     eval_examples: int
     train_tokens: int
     train_loss_tokens: int
     skipped_lines: dict[str, int]
+    """Lines that the run neither trains on nor is judged by, by reason."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,10 @@ class RunData:
     eval_dataset: TokenizedDataset
     held_out: Selection
     """Of `eval_dataset`."""
+    left_out: Counter[str]
+    """Good lines that neither of the two has, by reason."""
+    passed_over: list[str]
+    """What lies below --data and --eval-data and is no data file."""
 
     @property
     def train_examples(self) -> np.ndarray:
@@ -80,16 +93,27 @@ class RunData:
         """Ids in `eval_dataset`."""
         return self.held_out.ids
 
+    @property
+    def skipped_lines(self) -> dict[str, int]:
+        """Lines that are neither trained on nor held out, by reason."""
+        return dict(sum((Counter(dataset.meta["skipped_lines"]) for dataset in self._datasets), self.left_out))
+
+    @property
+    def _datasets(self) -> list[TokenizedDataset]:
+        return [self.dataset, *([] if self.eval_dataset is self.dataset else [self.eval_dataset])]
+
     def described(self) -> DataSummary:
         return {
             "fingerprint": self.dataset.fingerprint,
             "eval_fingerprint": self.eval_dataset.fingerprint,
-            "files": self.dataset.meta["files"],
+            "files": [file for dataset in self._datasets for file in dataset.meta["files"]],
+            "passed_over": self.passed_over,
+            "num_lines": sum(dataset.num_lines for dataset in self._datasets),
             "train_examples": len(self.train_examples),
             "eval_examples": len(self.eval_examples),
             "train_tokens": self.training.num_tokens,
             "train_loss_tokens": self.training.num_loss_tokens,
-            "skipped_lines": self.dataset.meta["skipped_lines"],
+            "skipped_lines": self.skipped_lines,
         }
 
 
@@ -189,11 +213,16 @@ def prepare_data(
             eval_dataset = dataset
             split = Split(config.data.held_out_share, config.training.seed)
             training, held_out = select(dataset, length, config.data.bad_lines, split)
+        left_out = Counter({"longer than --sequence-length": training.num_too_long + held_out.num_too_long})
         if config.data.max_examples is not None:
+            left_out["beyond --max-examples"] = len(training.ids) - config.data.max_examples
             training = draw(dataset, training, config.data.max_examples, config.training.seed)
         if config.data.eval_examples < len(held_out.ids):
+            left_out["held out, beyond --eval-examples"] = len(held_out.ids) - config.data.eval_examples
             held_out = draw(eval_dataset, held_out, config.data.eval_examples, config.training.seed)
-        return RunData(dataset, training, eval_dataset, held_out)
+        passed_over: list[str] = []
+        resolve_paths([*patterns, *config.data.eval_data], passed_over)
+        return RunData(dataset, training, eval_dataset, held_out, left_out, passed_over)
 
     agree(world, lambda: prepare() and None, on_each_node=True)
     return prepare()

@@ -21,7 +21,7 @@ from snake_dist.checkpoint.run_dir import (
 from snake_dist.checkpoint.saved_adapter import check_init_adapter
 from snake_dist.cluster.world import World, agree, start_process_group
 from snake_dist.data.batching import ExampleStream, num_examples_within
-from snake_dist.data.records import resolve_paths
+from snake_dist.data.sources import resolve_paths
 from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base

@@ -80,11 +80,35 @@ def read_summary(run_dir: Path) -> Summary:
     return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
 
 
+def render_lines(data: DataSummary) -> str:
+    """Return in a line what becomes of every line of the data."""
+    skipped = {reason: number for reason, number in data["skipped_lines"].items() if number}
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items())
+    return (
+        f"{_counted(len(data['files']), 'file')}, {_counted(data['num_lines'], 'line')}: {data['train_examples']:,} to "
+        f"train on, {data['eval_examples']:,} held out, {sum(skipped.values()):,} skipped"
+        f"{f' ({reasons})' if reasons else ''}"
+    )
+
+
+def render_data(data: DataSummary) -> str:
+    """Return in a line what becomes of every line of the data, and which files beside them are not read."""
+    names = [Path(path).name for path in data["passed_over"]]
+    shown = ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+    others = f"; passed over beside them: {_counted(len(names), 'file')} ({shown})" if names else ""
+    return render_lines(data) + others
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def render_summary(summary: Summary) -> str:
     """Return the closing lines of a run, for people."""
     training, data = summary["training"], summary["data"]
     lines = [
         "",
+        f"data                {render_lines(data)}",
         f"loss                {training['first_loss']:.4f} at the first step, {training[LOSS]:.4f} at the last",
         f"held-out loss       {training[HELD_OUT_LOSS]:.4f} on {data['eval_examples']} examples of games not trained "
         f"on; {training[EXACT_COMPLETIONS]:.1%} of completions reproduced exactly",

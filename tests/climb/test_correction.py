@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from snake_dist.climb.correction import Correction, correct
-from snake_dist.data.records import read_records, resolve_paths
+from snake_dist.data.records import read_records
+from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
 from snake_dist.evaluation.judging.game_log import open_log, read_log, replay

@@ -19,7 +19,8 @@ from snake_dist.data.game_lines import LOST
 from snake_dist.data.generation import default_output_dir, generate
 from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.data.parallel import ordered_map
-from snake_dist.data.records import check_train_seed, read_records, resolve_paths
+from snake_dist.data.records import check_train_seed, read_records
+from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, End, Move, State
 from snake_dist.game.rules import SEED_RANGES, end_game, legal_moves, new_game, step

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snake_dist.data.records import MAX_LINE_BYTES, Record, check_train_seed, read_records, resolve_paths
+from snake_dist.data.records import MAX_LINE_BYTES, Record, check_train_seed, read_records
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 
@@ -21,11 +21,6 @@ def write(path: Path, *lines: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
-
-
-def names(root: Path, *patterns: str) -> list[str]:
-    found = resolve_paths([root / pattern for pattern in patterns])
-    return [path.relative_to(root).as_posix() for path in found]
 
 
 def test_a_line_becomes_a_record(tmp_path: Path) -> None:
@@ -108,43 +103,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert skipped == {"over-long line": 1}
     assert peak < 6_000_000
-
-
-def test_files_directories_and_globs_are_found_once_and_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (
-        "b/2.jsonl",
-        "b/10.jsonl",
-        "b/deep/1.jsonl",
-        "a.jsonl",
-        "c/.x.partial/1.jsonl",
-        "c/.h.jsonl",
-        "d[1].jsonl",
-    ):
-        write(tmp_path / name, GOOD)
-    write(tmp_path / "b/summary.json", b"{}")
-    below_b = ["b/10.jsonl", "b/2.jsonl", "b/deep/1.jsonl"]
-    assert names(tmp_path, "b") == below_b
-    assert names(tmp_path, "a.jsonl", "b/deep", "b") == [
-        "a.jsonl",
-        "b/deep/1.jsonl",
-        "b/10.jsonl",
-        "b/2.jsonl",
-    ]
-    assert names(tmp_path, "*.jsonl") == ["a.jsonl", "d[1].jsonl"]
-    assert names(tmp_path, "**/*.jsonl") == ["a.jsonl", *below_b, "d[1].jsonl"]
-    assert names(tmp_path, "[a-b]*") == ["a.jsonl", *below_b]
-    assert names(tmp_path, "d[1].jsonl") == ["d[1].jsonl"]
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
-    assert names(tmp_path, "a.jsonl", "link.jsonl") == ["a.jsonl"]
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_paths(["~/a.jsonl"]) == [tmp_path / "a.jsonl"]
-    for pattern in ("nowhere.jsonl", "nowhere/*.jsonl", "c"):
-        with pytest.raises(InputError, match=f"{re.escape(str(tmp_path / pattern))}$"):
-            resolve_paths([tmp_path / "a.jsonl", tmp_path / pattern])
-    with pytest.raises(InputError, match="no data file"):
-        resolve_paths([])
 
 
 def test_dev_and_test_games_are_refused_for_training(tmp_path: Path) -> None:

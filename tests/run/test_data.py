@@ -1,17 +1,21 @@
-"""What board a run finds in its data, and in which style it says that it was trained."""
+"""The data of a run: what becomes of every line, which board it shows, in which style the run was trained."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from snake_dist.cluster.world import World
 from snake_dist.data.dataset import open_dataset
 from snake_dist.model.base import load_tokenizer
+from snake_dist.run import data as run_data
 from snake_dist.run.config import parse_run_config
-from snake_dist.run.data import Board, default_generation, find_board, name_style
+from snake_dist.run.data import Board, RunData, default_generation, find_board, name_style, prepare_data
+from snake_dist.run.summary import render_data
 from snake_dist.styles.catalog import STYLES
 from tests.support.runs import tiny_data
 from tests.support.tiny_models import tiny_tokenizer
@@ -22,6 +26,18 @@ COMPACT = Board(5, "classic", "compact")
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_tokenizer(str(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))))
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunData]:
+    """The data of a run of one rank with these flags."""
+    monkeypatch.setattr(run_data, "dataset_cache", lambda: tmp_path / "cache")
+
+    def prepare(*flags: Any) -> RunData:
+        config = parse_run_config([str(flag) for flag in flags])
+        return prepare_data(config, World(0, 0, 1, 1), find_board(config), tokenizer, max_positions=None)
+
+    return prepare
 
 
 def generated(directory: Path, style: str) -> list[dict[str, Any]]:
@@ -81,3 +97,41 @@ def test_default_data_of_any_style_can_be_generated(style: str) -> None:
     config = default_generation(Board(5, "classic", style), seed=0)
     check_generation(config)
     assert (config.policy, config.style) == (STYLES[style].teacher, style)
+
+
+def plain_lines(start: int, end: int, **more: Any) -> str:
+    lines = (
+        {"prompt": f"q {i}", "completion": f"a {'x' * (i % 5)}", "game_id": i // 2, **more} for i in range(start, end)
+    )
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_every_line_of_every_file_is_accounted_for(tmp_path: Path, prepared: Callable[..., RunData]) -> None:
+    for name in ("data/1", "data/2", "disk-2"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data/1/a.jsonl").write_text(plain_lines(0, 40) + '\n{"prompt": "to')
+    (tmp_path / "data/2/empty.jsonl").write_text("")
+    (tmp_path / "disk-2/b.jsonl").write_text(plain_lines(0, 20) + "[]\nnull\n")
+    (tmp_path / "data/3").symlink_to(tmp_path / "disk-2")
+    (tmp_path / "data/notes.txt").write_text("not data")
+    (tmp_path / "own.jsonl").write_text(plain_lines(100, 130) + "torn")
+    flags = ["--bad-lines", "skip", "--sequence-length", 11, "--max-examples", 31, "--eval-examples", 4]
+    reasons = {"torn or invalid JSON": 1, "not a JSON object": 2, "longer than --sequence-length": 8}
+    for more in ((), ("--eval-data", tmp_path / "own.jsonl")):
+        described = prepared("--data", tmp_path / "data", "--held-out-share", 0.2, *flags, *more).described()
+        skipped = described["skipped_lines"]
+        if more:
+            reasons |= {"torn or invalid JSON": 2, "longer than --sequence-length": 20}
+        assert described["num_lines"] == (94 if more else 63)
+        assert described["num_lines"] == described["train_examples"] + described["eval_examples"] + sum(
+            skipped.values()
+        )
+        assert (described["train_examples"], described["eval_examples"]) == (31, 4)
+        assert {reason: skipped[reason] for reason in reasons} == reasons
+        assert len(described["files"]) == (4 if more else 3)
+        assert described["passed_over"] == [str(tmp_path / "data/notes.txt")]
+        assert render_data(described).endswith("; passed over beside them: 1 file (notes.txt)")
+    everything = prepared("--data", tmp_path / "own.jsonl", "--bad-lines", "skip").described()
+    assert render_data(everything) == (
+        "1 file, 31 lines: 28 to train on, 2 held out, 1 skipped (1 torn or invalid JSON)"
+    )

@@ -1,0 +1,83 @@
+"""The data files that --data stands for: every file below a directory is one of them, or is named as passed over."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from snake_dist.errors import InputError
+
+SUFFIX = ".jsonl"
+
+
+def resolve_paths(patterns: Iterable[str | Path], passed_over: list[str] | None = None) -> list[Path]:
+    """Return the data files that files, directories (every *.jsonl below, links followed) and globs stand for.
+
+    They come in the order of the patterns, sorted within each, every file once, links to it included. What lies below a
+    directory and is not read goes to `passed_over`: other files, and hidden files and directories, which are not
+    entered: an unfinished data set lies in one. Raises InputError for a pattern without any file, and for a data file
+    that is not a regular file: a run reads its files more than once, and on every node.
+    """
+    files: dict[Path, Path] = {}
+    others: list[str] = []
+    for pattern in patterns:
+        for path in _expand(pattern, others):
+            if not path.is_file():
+                raise InputError(_why_unusable(path))
+            files.setdefault(path.resolve(), path)
+    if not files:
+        raise InputError("no data file was named")
+    if passed_over is not None:
+        passed_over += [other for other in dict.fromkeys(others) if Path(other).resolve() not in files]
+    return list(files.values())
+
+
+def _expand(pattern: str | Path, passed_over: list[str]) -> list[Path]:
+    path = Path(pattern).expanduser()
+    # An existing name is no pattern, even if it contains glob characters.
+    if path.exists():
+        matches = [path]
+    else:
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        if not matches:
+            raise InputError(f"no such file, directory or match: {pattern}")
+    files, others = [], []
+    for match in matches:
+        if match.is_dir():
+            below = sorted(_below(match, set()))
+            files += [file for file in below if _is_data(file)]
+            others += [str(file) for file in below if not _is_data(file)]
+        else:
+            files.append(match)
+    if not files:
+        there = f", only {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}" if others else ""
+        raise InputError(f"no *{SUFFIX} file in {pattern}{there}")
+    passed_over += others
+    return files
+
+
+def _is_data(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIX) and not path.name.startswith(".")
+
+
+def _below(directory: Path, entered: set[Path]) -> Iterator[Path]:
+    """Yield every file below, and hidden directories unentered; a directory that several links lead to comes once."""
+    if directory.resolve() in entered:
+        return
+    entered.add(directory.resolve())
+    try:
+        children = sorted(directory.iterdir())
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read: {error.strerror}") from error
+    for path in children:
+        if path.is_dir() and not path.name.startswith("."):
+            yield from _below(path, entered)
+        else:
+            yield path
+
+
+def _why_unusable(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: a link to nothing"
+    return f"{path}: a pipe or a device; a run reads its data more than once: write it to a file and name that"
