@@ -101,7 +101,7 @@ def one_at_a_time(player: Any, states: list[State]) -> int:
 
 
 def padded(player: Any, states: list[State], rows: int = 64) -> int:
-    from snake_dist.data.tokenization import encode_prompt
+    from snake_dist.data.templates import encode_prompt
     from snake_dist.evaluation.players.language_model import greedy_decode
     from snake_dist.styles.catalog import render_prompt
 

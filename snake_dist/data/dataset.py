@@ -77,6 +77,12 @@ class TokenizedDataset:
         return styles[0] if len(styles) == 1 else None
 
     @property
+    def largest_token(self) -> tuple[int, str]:
+        """Return the highest token id and the file:line of the first example that holds it."""
+        largest = self.meta["largest_token"]
+        return largest["id"], self.place(largest["example"])
+
+    @property
     def lengths(self) -> np.ndarray:
         """Return the tokens of each example, int32 [examples]; mapped, not read."""
         return self._index["num_tokens"]

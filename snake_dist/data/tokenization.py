@@ -1,8 +1,5 @@
 """Records -> token files on disk, once per data set and tokenizer; every rank then maps the same files.
 
-A prompt and its completion are tokenized apart and joined as ids, so the boundary between them is exact, and
-`encode_prompt` gives a player the very ids the model was trained on.
-
 A cache directory holds tokens.bin (uint32, all examples back to back), index.bin (one `INDEX_DTYPE` row per
 example), prompt_hashes.bin (uint64, sorted), games.json (keys of the games) and meta.json, the only one that a run
 reads whole. It is written under a temporary name and renamed when complete.
@@ -22,14 +19,13 @@ import numpy as np
 
 from snake_dist.data.game_keys import common_root, game_keys
 from snake_dist.data.records import Record, check_train_seed, read_records
+from snake_dist.data.templates import encode_completions, encode_prompts
 from snake_dist.files import new_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 3
-SEPARATOR = "\n"
-"""Stands between prompt and completion."""
+FORMAT_VERSION = 4
 
 INDEX_DTYPE = np.dtype(
     [
@@ -44,16 +40,6 @@ INDEX_DTYPE = np.dtype(
 )
 
 _CHUNK_RECORDS = 1024
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Return the ids of a prompt as in training: the tokenizer's special tokens, the text, the separator."""
-    return _encode_prompts(tokenizer, [prompt])[0]
-
-
-def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """Return the ids of a completion as in training, without the end of sequence that follows them."""
-    return _encode(tokenizer, [completion], special=False)[0]
 
 
 def hash_prompt(prompt: str) -> int:
@@ -96,8 +82,10 @@ def _write_tokens(
     games: dict[str, int] = {}
     file_numbers = {str(path): number for number, path in enumerate(paths)}
     styles: set[str | None] = set()
+    own_special: Counter[str] = Counter()
     content = hashlib.sha256()
     end = num_examples = 0
+    largest, where = -1, 0
     keyed = iter(keyed_records)
     with (
         (directory / "tokens.bin").open("wb") as token_file,
@@ -105,19 +93,22 @@ def _write_tokens(
         (directory / "prompt_hashes.bin").open("wb") as hash_file,
     ):
         while chunk := list(islice(keyed, _CHUNK_RECORDS)):
-            prompts = _encode_prompts(tokenizer, [record.prompt for record, _ in chunk])
-            completions = _encode(tokenizer, [record.completion for record, _ in chunk], special=False)
+            prompts = encode_prompts(tokenizer, [record.prompt for record, _ in chunk], own_special)
+            completions = encode_completions(tokenizer, [record.completion for record, _ in chunk], own_special)
             index = np.empty(len(chunk), dtype=INDEX_DTYPE)
             for row, ((record, game), prompt, completion) in enumerate(zip(chunk, prompts, completions, strict=True)):
-                tokens = np.array([*prompt, *completion, tokenizer.eos_token_id], dtype=np.uint32).tobytes()
+                ids = [*prompt, *completion, tokenizer.eos_token_id]
+                tokens = np.array(ids, dtype=np.uint32).tobytes()
                 token_file.write(tokens)
                 content.update(tokens)
-                end += len(tokens) // 4
+                end += len(ids)
+                if max(ids) > largest:
+                    largest, where = max(ids), num_examples + row
                 index[row] = (
                     end,
-                    len(tokens) // 4,
+                    len(ids),
                     len(prompt),
-                    len(tokens) // 4 - max(len(prompt), 1),
+                    len(ids) - max(len(prompt), 1),
                     games.setdefault(game, len(games)),
                     file_numbers[record.file],
                     record.line,
@@ -135,18 +126,10 @@ def _write_tokens(
         "num_tokens": end,
         "files": list(file_numbers),
         "styles": sorted(styles, key=str),
+        "own_special_tokens": dict(own_special),
+        "largest_token": {"id": largest, "example": where},
         "fingerprint": content.hexdigest(),
     }
-
-
-def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    encoded = _encode(tokenizer, [prompt + SEPARATOR for prompt in prompts], special=True)
-    # Some tokenizers close every text with the end of sequence: here the text goes on.
-    return [ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids for ids in encoded]
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special: bool) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
 
 
 def _without_reserved_seeds(records: Iterator[Record]) -> Iterator[Record]:
@@ -166,10 +149,3 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(f"{described}{tokenizer.eos_token_id}".encode()).hexdigest()
-
-
-def stop_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end a reply: the end of sequence, as in training, and the `configured` ones of the model's
-    generation config, which instruct models need."""
-    several = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in (*several, tokenizer.eos_token_id) if i is not None})

@@ -71,6 +71,8 @@ class ModelShape:
     hidden_size: int
     max_positions: int | None
     """Longest input in tokens; None if the model sets no limit."""
+    vocab_size: int | None
+    """Rows of the embedding: token ids are below it. None if the configuration does not say."""
     revision: str
     """Commit on the hub, or a digest of the local weights' names, sizes and first and last MiB."""
 
@@ -88,7 +90,8 @@ def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape
         )
     text = config.get_text_config()
     revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
-    return ModelShape(text.hidden_size, getattr(text, "max_position_embeddings", None), revision)
+    max_positions, vocab_size = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
+    return ModelShape(text.hidden_size, max_positions, vocab_size, revision)
 
 
 def _directory_digest(directory: Path) -> str:

@@ -66,6 +66,8 @@ class DataSummary(TypedDict):
     train_loss_tokens: int
     skipped_lines: dict[str, int]
     """Lines that the run neither trains on nor is judged by, by reason."""
+    own_special_tokens: dict[str, int]
+    """Lines that bear a special token which training adds itself, by token and place: it stands there once."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,25 @@ class RunData:
     @property
     def skipped_lines(self) -> dict[str, int]:
         """Lines that are neither trained on nor held out, by reason."""
-        return dict(sum((Counter(dataset.meta["skipped_lines"]) for dataset in self._datasets), self.left_out))
+        return self._summed("skipped_lines") | self.left_out
+
+    def _summed(self, name: str) -> dict[str, int]:
+        return dict(sum((Counter(dataset.meta[name]) for dataset in self._datasets), Counter()))
 
     @property
     def _datasets(self) -> list[TokenizedDataset]:
         return [self.dataset, *([] if self.eval_dataset is self.dataset else [self.eval_dataset])]
+
+    def check_vocabulary(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int | None) -> None:
+        """Raise InputError if an example holds a token for which a model of this vocabulary has no embedding."""
+        for dataset in self._datasets:
+            largest, place = dataset.largest_token
+            if vocab_size is not None and largest >= vocab_size:
+                token = tokenizer.convert_ids_to_tokens(largest)
+                raise InputError(
+                    f"{place}: token {largest}, {token!r}: the model has {vocab_size} embeddings, its tokenizer "
+                    f"{len(tokenizer)} tokens: take the tokenizer that the model came with, or leave that token out"
+                )
 
     def described(self) -> DataSummary:
         return {
@@ -114,6 +130,7 @@ class RunData:
             "train_tokens": self.training.num_tokens,
             "train_loss_tokens": self.training.num_loss_tokens,
             "skipped_lines": self.skipped_lines,
+            "own_special_tokens": self._summed("own_special_tokens"),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,16 @@ from snake_dist.run.games import judge_run, write_run_report
 from snake_dist.run.model_card import adapter_metadata, model_card, software_versions
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
-from snake_dist.run.summary import Played, RunFacts, Summary, TrainingSummary, read_summary, render_data, render_summary
+from snake_dist.run.summary import (
+    Played,
+    RunFacts,
+    Summary,
+    TrainingSummary,
+    data_notices,
+    read_summary,
+    render_data,
+    render_summary,
+)
 from snake_dist.run.training import Trained, load_model, train_model
 from snake_dist.training.loop import Collate
 from snake_dist.training.metrics import MetricsLog, SilentLog
@@ -108,6 +118,8 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     if run.checkpoint is not None:
         print(f"resuming from {run.checkpoint.path}, after step {run.first_step}", flush=True)
     print(f"data: {render_data(facts['data'])}", flush=True)
+    for notice in data_notices(facts["data"]):
+        print(f"warning: {notice}", file=sys.stderr, flush=True)
     parameters = facts["parameters"]
     print(
         f"trainable parameters: {parameters['trainable']:,} of {parameters['total']:,} "

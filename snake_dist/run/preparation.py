@@ -123,6 +123,7 @@ def _prepare_run(
     if config.checkpoint.best_by == "play" and board.style is None:
         raise InputError("--best-by play: the prompts of --data are of no known style: name one with --style")
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
+    agree(world, partial(data.check_vocabulary, tokenizer, shape.vocab_size))
 
     training = config.training
     values = RunValues(

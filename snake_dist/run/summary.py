@@ -99,6 +99,14 @@ def render_data(data: DataSummary) -> str:
     return render_lines(data) + others
 
 
+def data_notices(data: DataSummary) -> list[str]:
+    """Return what the user may not expect of the data, a sentence each."""
+    return [
+        f"{number:,} lines bear {token}, where training writes it too: it stands there once"
+        for token, number in data["own_special_tokens"].items()
+    ]
+
+
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 

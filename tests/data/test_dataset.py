@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from snake_dist.data import tokenization
 from snake_dist.data.dataset import TokenizedDataset, open_dataset
 from snake_dist.data.packing import IGNORED, Example, pack, pad, shifted_labels
-from snake_dist.data.tokenization import encode_prompt, hash_prompt, is_among, tokenize
+from snake_dist.data.templates import encode_prompt
+from snake_dist.data.tokenization import hash_prompt, is_among, tokenize
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.model.base import load_tokenizer
@@ -50,6 +52,51 @@ def test_an_example_is_prompt_completion_and_end_of_sequence(tmp_path, tokenizer
     assert dataset.place(4) == f"{path}:5"
     assert all(is_among(hash_prompt(line["prompt"]), dataset.prompt_hashes) for line in lines())
     assert not any(is_among(hash_prompt(f"head {number}"), dataset.prompt_hashes) for number in range(200, 300))
+
+
+def opened_by(tokenizer, opening="<s>", closing=None):
+    """The tokenizer, made to write special tokens before every text, and after it, as many do."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tokenizer)
+    added = [token for token in (opening, closing) if token]
+    tokenizer.add_special_tokens({"bos_token": opening})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{opening} $A {closing or ''}".strip(),
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in added],
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("closing", [None, "<eos>"])
+def test_special_tokens_stand_once_whoever_wrote_them(tmp_path, tokenizer, closing):
+    tokenizer = opened_by(tokenizer, closing=closing)
+    written = [
+        ("q", "a"),
+        ("<s>q", "a"),
+        ("q", "a<eos>"),
+        ("<s>q", "a<eos>"),
+        ("<s><s>q", "a<eos><eos>"),
+        ("<s>q", "a<eos> \n"),
+    ]
+    others = [("q<s>", "<eos>a"), ("q<eos>", "<s>a")]  # neither at the start nor at the end: the user's own
+    lines = [{"prompt": prompt, "completion": completion} for prompt, completion in written + others]
+    dataset = opened((write(tmp_path / "a.jsonl", lines),), tokenizer, tmp_path / "cache")
+    texts = [tokenizer.decode(dataset[i].input_ids) for i in range(len(dataset))]
+    assert texts == ["<s>q\na<eos>"] * 6 + ["<s>q<s>\n<eos>a<eos>", "<s>q<eos>\n<s>a<eos>"]
+    assert dataset.meta["own_special_tokens"] == {"<s> at the start": 4, "<eos> at the end": 4}
+    for i, (prompt, _) in enumerate(written + others):
+        example = dataset[i]
+        assert encode_prompt(tokenizer, prompt) == example.input_ids[: example.num_prompt_tokens].tolist()
+
+
+def test_the_highest_token_is_known_with_its_place(tmp_path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<|extra|>"])
+    data = lines()
+    data[7]["completion"] += "<|extra|>"
+    path = write(tmp_path / "a.jsonl", data)
+    assert opened((path,), tokenizer, tmp_path / "cache").largest_token == (len(tokenizer) - 1, f"{path}:8")
 
 
 def test_a_data_set_is_tokenized_once(tmp_path, tokenizer, monkeypatch):

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from snake_dist.data.tokenization import stop_ids
+from snake_dist.data.templates import stop_ids
 from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import decoding
 from snake_dist.model.base import load_base, load_tokenizer

@@ -11,11 +11,12 @@ import pytest
 
 from snake_dist.cluster.world import World
 from snake_dist.data.dataset import open_dataset
+from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
 from snake_dist.run import data as run_data
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.data import Board, RunData, default_generation, find_board, name_style, prepare_data
-from snake_dist.run.summary import render_data
+from snake_dist.run.summary import data_notices, render_data
 from snake_dist.styles.catalog import STYLES
 from tests.support.runs import tiny_data
 from tests.support.tiny_models import tiny_tokenizer
@@ -135,3 +136,28 @@ def test_every_line_of_every_file_is_accounted_for(tmp_path: Path, prepared: Cal
     assert render_data(everything) == (
         "1 file, 31 lines: 28 to train on, 2 held out, 1 skipped (1 torn or invalid JSON)"
     )
+
+
+def test_a_token_without_an_embedding_is_named(
+    tmp_path: Path, prepared: Callable[..., RunData], tokenizer: Any
+) -> None:
+    (tmp_path / "a.jsonl").write_text(plain_lines(0, 20))
+    (tmp_path / "b.jsonl").write_text(plain_lines(0, 20).replace("q 3", "q <eos> 3"))
+    size = len(tokenizer)
+    fits = prepared("--data", tmp_path / "a.jsonl", "--eval-data", tmp_path / "b.jsonl")
+    fits.check_vocabulary(tokenizer, size)
+    fits.check_vocabulary(tokenizer, None)
+    with pytest.raises(
+        InputError, match=rf"a\.jsonl:1: token {size - 1}, '<eos>': the model has {size - 1} embeddings"
+    ):
+        fits.check_vocabulary(tokenizer, size - 1)
+
+
+def test_a_notice_counts_lines_with_special_tokens_of_their_own(
+    tmp_path: Path, prepared: Callable[..., RunData]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(plain_lines(0, 20).replace('x"', 'x<eos>"'))
+    described = prepared("--data", tmp_path / "a.jsonl").described()
+    assert data_notices(described) == [
+        "16 lines bear <eos> at the end, where training writes it too: it stands there once"
+    ]

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.data.tokenization import encode_completion, encode_prompt, stop_ids
+from snake_dist.data.templates import encode_completion, encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from snake_dist.data.tokenization import SEPARATOR, encode_prompt
+from snake_dist.data.templates import SEPARATOR, encode_prompt
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.language_model import EXAMPLE_END, LanguageModelPlayer, answering
 from snake_dist.evaluation.players.protocol import Answer

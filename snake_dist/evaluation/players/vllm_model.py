@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.saved_adapter import read_metadata
-from snake_dist.data.tokenization import encode_prompt, stop_ids
+from snake_dist.data.templates import encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
 from snake_dist.model import base

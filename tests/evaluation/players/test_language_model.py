@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from snake_dist.data.tokenization import encode_prompt
+from snake_dist.data.templates import encode_prompt
 from snake_dist.evaluation.judging.episodes import Games, play_games
 from snake_dist.evaluation.players.language_model import LanguageModelPlayer
 from snake_dist.evaluation.players.protocol import HeuristicPlayer

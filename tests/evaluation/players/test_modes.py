@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from snake_dist.data.tokenization import encode_prompt
+from snake_dist.data.templates import encode_prompt
 from snake_dist.evaluation.players.language_model import EXAMPLE_END, LanguageModelPlayer
 from snake_dist.evaluation.players.modes import ConstrainedPlayer, with_examples
 from snake_dist.game.rules import new_game, step
