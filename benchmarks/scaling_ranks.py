@@ -143,7 +143,6 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     from snake_dist.run.training import load_model, train_model
     from snake_dist.training import loop
     from snake_dist.training.metrics import MetricsLog, SilentLog
-    from snake_dist.training.wandb_log import WandbLog
 
     began = float(os.environ["STARTED"])
     marks = {"imports": time.time() - began}
@@ -177,9 +176,8 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     loop.training_step = training_step
     session = Session(run)
     session.after_step = clocks.around("stop flags and checkpoints", session.after_step)  # type: ignore[method-assign]
-    wandb_log = WandbLog(run.config.wandb, run.output_dir, {}, None)
     path = run.output_dir / "metrics.jsonl"
-    inner = MetricsLog(path, run.num_steps, wandb_log) if run.world.is_main else SilentLog()
+    inner = MetricsLog(path, run.num_steps) if run.world.is_main else SilentLog()
     logged = clocks.around("logging", inner.log)
     saves: list[dict[str, float]] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
         seeds=_seeds(spec.get("seeds", ["0"]), f"{path}: seeds"),
     )
     job = complete_job(job, datetime.now(), this_python)
-    common = [*flags_of(base, f"{path}: base"), *([] if "wandb-group" in base else ["--wandb-group", name])]
+    group = [] if "wandb-group" in base else ["--wandb-group", os.environ.get("WANDB_RUN_GROUP") or name]
+    common = [*flags_of(base, f"{path}: base"), *group]
     names = zip(itertools.product(settings, job.seeds), array_tasks(job), strict=True)
     return Ablation(
         name=name,

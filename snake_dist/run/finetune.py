@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,8 @@ from snake_dist.run.summary import (
 from snake_dist.run.training import Trained, load_model, train_model
 from snake_dist.training.loop import Collate
 from snake_dist.training.metrics import MetricsLog, SilentLog
-from snake_dist.training.wandb_log import WandbLog
+from snake_dist.training.sinks import SinkThread
+from snake_dist.training.wandb_log import open_wandb
 from snake_dist.zero.config import zero_stage
 
 if TYPE_CHECKING:
@@ -113,8 +116,10 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     """Write config.yaml, ds_config.json and run.json, and open metrics.jsonl and W&B: all of it on rank 0."""
     if not run.world.is_main:
         return SilentLog()
-    wandb_config = run.config.flat() | {"run": facts}
-    wandb_log = WandbLog(run.config.wandb, run.output_dir, wandb_config, run.saved.get("wandb_run_id"))
+    wandb_run_id = run.saved.get("wandb_run_id") or secrets.token_hex(4)
+    shown = run.config.flat() | {"run": facts}
+    wandb = partial(open_wandb, run.config.wandb, run.output_dir, shown, wandb_run_id)
+    sinks = [] if run.config.wandb.wandb_mode == "disabled" else [SinkThread("W&B", wandb)]
     if run.checkpoint is not None:
         print(f"resuming from {run.checkpoint.path}, after step {run.first_step}", flush=True)
     print(f"data: {render_data(facts['data'])}", flush=True)
@@ -129,9 +134,10 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     )
     (run.output_dir / CONFIG).write_text(run.config.to_yaml(), encoding="utf-8")
     write_json_atomically(run.output_dir / DS_CONFIG, run.ds_config)
-    start = {**facts, "wandb_run_id": wandb_log.run_id, "versions": software_versions()}
+    start = {**facts, "wandb_run_id": wandb_run_id, "versions": software_versions()}
     write_json_atomically(run.output_dir / RUN_FACTS, start)
-    metrics = MetricsLog(run.output_dir / METRICS, run.num_steps, wandb_log, run.first_step)
+    path = run.output_dir / METRICS
+    metrics = MetricsLog(path, run.num_steps, first_step=run.first_step, sinks=sinks, wandb_run_id=wandb_run_id)
     if not session.history:
         metrics.log(
             0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,6 +30,7 @@ from snake_dist.run.config import RunConfig, check_run_config
 from snake_dist.run.data import Board, RunData, find_board, name_style, prepare_data
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loop import Share
+from snake_dist.training.wandb_log import complete_wandb_config
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
 from snake_dist.zero.engine import check_dtype_here
 
@@ -96,13 +98,15 @@ def prepare(config: RunConfig, world: World) -> Run:
         run = _prepare_run(config, world, board, output_dir, accumulation, given_ds_config)
         if checkpoint is not None:
             check_fingerprint(checkpoint, run.fingerprint)
+        earlier = checkpoint.numbers.get("config", {}) if checkpoint else {}
+        wandb = agree(world, partial(complete_wandb_config, config.wandb, earlier, os.environ))
     except InputError as problem:
         if lock is not None:
             leave_run_dir(output_dir, lock, str(problem))
         raise
     if checkpoint is not None and world.is_main:
         remove_results(output_dir)
-    return replace(run, checkpoint=checkpoint, lock=lock)
+    return replace(run, config=replace(config, wandb=wandb), checkpoint=checkpoint, lock=lock)
 
 
 def _prepare_run(

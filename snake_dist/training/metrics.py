@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from tqdm import tqdm
 
-from snake_dist.training.wandb_log import WandbLog
+from snake_dist.training.sinks import SinkThread, close_all
 
 Metrics = dict[str, float]
 """Name, as in metrics.jsonl and W&B -> value."""
@@ -31,7 +32,7 @@ class SilentLog:
         """Log the metrics of one step."""
 
     def log_page(self, step: int, page: Path) -> None:
-        """Show an HTML page in W&B, as the panel `report`."""
+        """Show an HTML page in the sinks that can, as the panel `report`."""
 
     def sync(self) -> None:
         """Make what was logged so far durable."""
@@ -44,17 +45,26 @@ class SilentLog:
 
 
 class MetricsLog(SilentLog):
-    """Rank 0's metrics log: one JSON object a logged step in metrics.jsonl, the progress line, W&B."""
+    """Rank 0's metrics log: one JSON object a logged step in metrics.jsonl, the progress line, the sinks."""
 
-    def __init__(self, path: Path, num_steps: int, wandb_log: WandbLog, first_step: int = 0) -> None:
-        self.wandb_run_id = wandb_log.run_id
+    def __init__(
+        self,
+        path: Path,
+        num_steps: int,
+        *,
+        first_step: int = 0,
+        sinks: Sequence[SinkThread] = (),
+        wandb_run_id: str | None = None,
+    ) -> None:
+        self.wandb_run_id = wandb_run_id
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._wandb = wandb_log
+        self._sinks = sinks
         self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True, initial=first_step)
 
     def log(self, step: int, metrics: Metrics) -> None:
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._wandb.log(step, metrics)
+        for sink in self._sinks:
+            sink.call(lambda each: each.log(step, metrics))
         if LOSS in metrics:
             self._bar.set_postfix_str(
                 f"loss {metrics[LOSS]:.4f}, {metrics[TOKENS_PER_S]:.0f} tokens/s, "
@@ -64,7 +74,8 @@ class MetricsLog(SilentLog):
         self._bar.update(step - self._bar.n)
 
     def log_page(self, step: int, page: Path) -> None:
-        self._wandb.log_page(step, page)
+        for sink in self._sinks:
+            sink.call(lambda each: each.log_page(step, page))
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -75,4 +86,4 @@ class MetricsLog(SilentLog):
     def close(self) -> None:
         self.close_bar()
         self._file.close()
-        self._wandb.close()
+        close_all(self._sinks)

@@ -1,88 +1,139 @@
-"""Weights & Biases in a thread of its own, so that it can neither block nor stop training."""
+"""Weights & Biases as a sink: online where it can be reached, else offline, with nothing lost."""
 
 from __future__ import annotations
 
-import queue
-import secrets
+import os
+import shlex
 import sys
-import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from snake_dist.errors import InputError
+from snake_dist.training.sinks import CLOSE_TIMEOUT_S, Sink
+
+INIT_TIMEOUT_S = 30.0
+"""How long the service may take to answer before the run logs offline."""
+DEFAULT_PROJECT = "snake_dist"
 
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases, which receives the metrics of metrics.jsonl."""
+    """Weights & Biases, which receives the metrics of metrics.jsonl. A flag wins over its environment variable."""
 
     wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online where a W&B API key is set, else offline; `wandb sync` uploads offline runs."""
-    wandb_project: str = "snake_dist"
-    """W&B project."""
+    """auto: WANDB_MODE if it is set, else online where a W&B API key is set, else offline. A run that cannot reach W&B
+    logs offline; `wandb sync` uploads it."""
+    wandb_project: str | None = None
+    """W&B project. Default: WANDB_PROJECT, else snake_dist."""
+    wandb_entity: str | None = None
+    """W&B user or team. Default: WANDB_ENTITY, else the account's own."""
     wandb_group: str | None = None
-    """W&B group of runs to compare."""
+    """W&B group of runs to compare. Default: WANDB_RUN_GROUP."""
+    wandb_name: str | None = None
+    """Name of the run in W&B. Default: WANDB_NAME, else the name of the output directory."""
+    wandb_tags: tuple[str, ...] = ()
+    """W&B tags. Default: WANDB_TAGS, separated by commas."""
 
 
-class WandbLog:
-    """Passes metrics to one W&B run. A failure prints one line on stderr; metrics.jsonl stays complete."""
+_VARIABLES = {
+    "wandb_project": "WANDB_PROJECT",
+    "wandb_entity": "WANDB_ENTITY",
+    "wandb_group": "WANDB_RUN_GROUP",
+    "wandb_name": "WANDB_NAME",
+    "wandb_tags": "WANDB_TAGS",
+}
+_MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
+"""WANDB_MODE -> --wandb-mode."""
 
-    def __init__(
-        self, config: WandbConfig, directory: Path, run_config: dict[str, Any], run_id: str | None = None
-    ) -> None:
-        """`directory`: for W&B's files; `run_config`: shown with the run; `run_id`: of the W&B run to resume."""
-        self.run_id = run_id or secrets.token_hex(4)
-        self._config, self._directory, self._run_config = config, directory, run_config
-        self._calls: queue.SimpleQueue[tuple[int, dict[str, float] | Path] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        if config.wandb_mode != "disabled":
-            self._thread.start()
+
+def complete_wandb_config(
+    config: WandbConfig, earlier: Mapping[str, Any], environment: Mapping[str, str]
+) -> WandbConfig:
+    """Return `config` with what no flag says from the run's earlier session, else from the environment.
+
+    `earlier`: the flags of that session ("wandb-project" -> value), {} for a new run: a resumed run continues its W&B
+    run from whatever shell it is started. Raises InputError for a WANDB_MODE that is none.
+    """
+    found: dict[str, Any] = {}
+    for field, variable in _VARIABLES.items():
+        found[field] = (
+            getattr(config, field) or earlier.get(field.replace("_", "-")) or environment.get(variable) or None
+        )
+    tags = found["wandb_tags"] or ()
+    found["wandb_tags"] = tuple(tags.split(",") if isinstance(tags, str) else tags)
+    found["wandb_project"] = found["wandb_project"] or DEFAULT_PROJECT
+    mode = environment.get("WANDB_MODE")
+    if config.wandb_mode == "auto" and mode:
+        if mode not in _MODES:
+            raise InputError(f"WANDB_MODE={mode}: allowed are {', '.join(_MODES)}; --wandb-mode wins over it")
+        found["wandb_mode"] = _MODES[mode]
+    return replace(config, **found)
+
+
+def open_wandb(config: WandbConfig, directory: Path, run_config: dict[str, Any], run_id: str) -> Sink:
+    """Return the sink of the W&B run `run_id`, which a later session of the same id continues.
+
+    `config`: completed; `directory`: for W&B's files; `run_config`: shown with the run. Offline, with one line on
+    stderr that says why, where a key is set but the service does not answer.
+    """
+    import wandb
+
+    def start(mode: Literal["online", "offline"]) -> WandbSink:
+        run = wandb.init(
+            id=run_id,
+            project=config.wandb_project,
+            entity=config.wandb_entity,
+            group=config.wandb_group,
+            name=config.wandb_name or directory.name,
+            tags=config.wandb_tags or None,
+            dir=str(directory),
+            config=run_config,
+            mode=mode,
+            resume="allow",
+            settings=wandb.Settings(
+                console="off",
+                quiet=True,
+                silent=True,
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_S),
+                finish_timeout=CLOSE_TIMEOUT_S - 5,
+                finish_timeout_raises=True,
+            ),
+        )
+        return WandbSink(run, is_online=mode == "online")
+
+    if config.wandb_mode == "offline":
+        return start("offline")
+    why = "no API key: run `wandb login`" if config.wandb_mode == "online" else ""
+    try:
+        wandb.setup(wandb.Settings(mode="online", silent=True))  # else WANDB_MODE wins over the flag
+        if wandb.login(prompt=False, verify=False):
+            return start("online")
+    except Exception as problem:  # no route, no answer, a refused key: there are many types of it
+        why = " ".join(str(problem).split())[:200]
+    wandb.teardown()  # its service would still take the run for one in use
+    sink = start("offline")
+    if why:
+        print(f"W&B: {why}: logging offline; upload later with `{sink.upload_command}`", file=sys.stderr, flush=True)
+    return sink
+
+
+class WandbSink(Sink):
+    """One W&B run. Everything is in its directory before it is uploaded."""
+
+    def __init__(self, run: Any, *, is_online: bool) -> None:
+        self._run = run
+        directory = shlex.quote(str(Path(run.settings.sync_dir)))
+        self.upload_command = f"wandb sync {'--include-online ' if is_online else ''}{directory}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        self._calls.put((step, metrics))
+        self._run.log(metrics, step=step)
 
     def log_page(self, step: int, page: Path) -> None:
-        """Show a self-contained HTML file as the panel `report`."""
-        self._calls.put((step, page))
+        import wandb
 
-    def close(self, timeout_s: float = 60.0) -> None:
-        """Wait until W&B has finished, at most `timeout_s`."""
-        if self._config.wandb_mode == "disabled":
-            return
-        self._calls.put(None)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            print(
-                f"W&B did not finish within {timeout_s:g} s: upload later with "
-                f"`wandb sync {self._directory / 'wandb'}/*run-*-{self.run_id}`",
-                file=sys.stderr,
-            )
+        self._run.log({"report": wandb.Html(str(page), inject=False)}, step=step)
 
-    def _work(self) -> None:
-        try:
-            import wandb
-
-            mode = self._config.wandb_mode
-            if mode in ("auto", "online") and not wandb.login(prompt=False):
-                if mode == "online":
-                    print("W&B: no API key (run `wandb login`): logging offline", file=sys.stderr)
-                mode = "offline"
-            run = wandb.init(
-                id=self.run_id,
-                project=self._config.wandb_project,
-                group=self._config.wandb_group,
-                name=self._directory.name,
-                dir=str(self._directory),
-                config=self._run_config,
-                mode="online" if mode == "auto" else mode,
-                resume="allow" if mode in ("auto", "online") else None,
-                settings=wandb.Settings(console="off", quiet=True, silent=True),
-            )
-            while (call := self._calls.get()) is not None:
-                step, logged = call
-                run.log(
-                    {"report": wandb.Html(str(logged), inject=False)} if isinstance(logged, Path) else logged, step=step
-                )
-            run.finish()
-        except Exception as problem:  # whatever W&B raises, training continues: metrics.jsonl is complete
-            reason = " ".join(str(problem).split())
-            print(f"W&B stopped logging ({type(problem).__name__}: {reason[:200]})", file=sys.stderr)
+    def close(self) -> None:
+        self._run.finish()

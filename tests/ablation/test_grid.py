@@ -48,7 +48,9 @@ def test_values_are_called_as_they_are_written(tmp_path):
     assert found.job.time == "4:00:00"
 
 
-def test_a_group_of_the_users_own_is_kept(tmp_path):
+def test_a_group_of_the_users_own_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "theirs")
+    assert parse_run_config(read(tmp_path, PRESETS).cells[0].flags).wandb.wandb_group == "theirs"
     found = read(tmp_path, PRESETS | {"base": {"wandb-group": "mine"}, "name": "other"})
     assert parse_run_config(found.cells[0].flags).wandb.wandb_group == "mine"
     assert found.job.job_name == "other"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support import faults
-from tests.support.faults import at_step
+from tests.support.faults import at_step, replace
 from tests.support.processes import ROOT, TIMEOUT_S, wait_until
 from tests.support.run_checks import check_equal, checkpoint_steps, status_of
 from tests.support.runs import adapter_tensors, logged
@@ -122,13 +122,18 @@ CANARY = "c4nary" + "0123456789abcdef" * 2 + "XY"
 
 
 def wandb_account(port: int, key: str | None) -> None:
-    """A server at `port`, a key or none, and half the patience."""
+    """A server at `port`, a key or none, and little patience."""
     from snake_dist.training import wandb_log
 
     os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{port}")
     if key is not None:
         os.environ.update(WANDB_API_KEY=key, SECRET_TOKEN=key)
-    wandb_log.WandbLog.close.__defaults__ = (3.0,)
+    replace(wandb_log, "INIT_TIMEOUT_S", 2.0)
+
+
+def check_kept(run: Path) -> None:
+    """What was logged is there for `wandb sync`."""
+    assert len(list((run / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 def test_17_and_21_a_wandb_that_hangs_with_a_key_that_must_not_leak(tmp_path, llama_dir, data, oracle):
@@ -142,6 +147,7 @@ def test_17_and_21_a_wandb_that_hangs_with_a_key_that_must_not_leak(tmp_path, ll
         done = launch(flags, 2, tmp_path / "logs", [fault])
     assert done.codes == [0, 0], done.printed()
     check_equal(run, oracle / "run")
+    check_kept(run)
     leaks = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
     assert leaks == []
     assert not list(tmp_path.rglob("pwned"))
@@ -157,6 +163,8 @@ def test_17_a_wandb_that_is_down_or_has_no_key(tmp_path, llama_dir, data, oracle
         done = launch(flags_of(llama_dir, data, tmp_path / "run", wandb_mode=mode), 2, tmp_path / "logs", [fault])
     assert done.codes == [0, 0], done.printed()
     check_equal(tmp_path / "run", oracle / "run")
+    check_kept(tmp_path / "run")
+    assert done.printed().count("W&B: ") == (key is not None)
 
 
 def test_19_out_of_memory_on_one_rank(tmp_path, llama_dir, data):
