@@ -158,7 +158,7 @@ def _result(cell: Cell) -> FinishedRun:
             games=report["settings"],
             apples=dict(sorted((game.seed, game.score) for _, game in games)),
             legal_move_rate=legal_moves["value"],
-            held_out_loss=training["eval/loss"],
+            held_out_loss=training.get("eval/loss"),
             num_tokens=training["num_tokens"],
             seconds=training["seconds"],
         )

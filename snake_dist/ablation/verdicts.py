@@ -30,7 +30,8 @@ class FinishedRun:
     apples: Mapping[int, int]
     """Game seed -> apples, by rising seed."""
     legal_move_rate: float
-    held_out_loss: float
+    held_out_loss: float | None
+    """None where nothing was held out."""
     num_tokens: int
     """Number of training tokens, prompts included."""
     seconds: float
@@ -56,6 +57,7 @@ def _summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     interval = interval_over_runs([list(run.apples.values()) for run in runs])
     if interval is not None:  # a game cannot have fewer than no apples
         interval = max(0.0, interval[0]), interval[1]
+    losses = [run.held_out_loss for run in runs if run.held_out_loss is not None]
     return {
         "name": runs[0].setting,
         "choice": dict(runs[0].choice),
@@ -66,7 +68,7 @@ def _summarize(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         },
         "games": len(runs[0].apples),
         "legal_move_rate": fmean(run.legal_move_rate for run in runs),
-        "held_out_loss": fmean(run.held_out_loss for run in runs),
+        "held_out_loss": fmean(losses) if losses else None,
         "num_tokens": round(fmean(run.num_tokens for run in runs)),
         "seconds": fmean(run.seconds for run in runs),
     }
@@ -129,7 +131,7 @@ def setting_table(settings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 str(len(apples["by_seed"])),
                 with_interval(apples["mean"], apples["ci95"]),
                 f"{100 * setting['legal_move_rate']:.2f}",
-                f"{setting['held_out_loss']:.4f}",
+                "-" if setting["held_out_loss"] is None else f"{setting['held_out_loss']:.4f}",
                 f"{setting['num_tokens']:,}",
                 f"{setting['seconds']:.0f}",
             ]

@@ -7,6 +7,7 @@ A directory of that name is complete, or was damaged later: it receives its name
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -185,8 +186,8 @@ def _badness(path: Path, best_by: str) -> tuple[float, ...] | None:
     try:
         numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
         loss, apples = numbers["held_out_loss"], numbers.get("play_apples")
-        if loss is None or (best_by == "play" and apples is None):
-            return None
-        return (-apples, loss) if best_by == "play" else (loss,)
+        if best_by == "play":  # without held-out examples there is no loss
+            return None if apples is None else (-apples, math.inf if loss is None else loss)
+        return None if loss is None else (loss,)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

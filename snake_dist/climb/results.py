@@ -34,7 +34,8 @@ def write_results(steps: Sequence[Step], output: Path) -> str:
         boards.add(board)
         training = stage["training"]
         share, tokens = f"{100 * stage['trainable_share']:.1f} %", f"{training['num_tokens']:,}"
-        minutes, loss = f"{training['seconds'] / 60:.0f}", f"{training['eval/loss']:.4f}"
+        minutes = f"{training['seconds'] / 60:.0f}"
+        loss = f"{training['eval/loss']:.4f}" if "eval/loss" in training else "-"
         rows.append(_row([stage["stage"], share, tokens, minutes, loss, board], adapter))
     table = markdown_table(rows)
     write_text_atomically(output / "climb.md", table + "\n")

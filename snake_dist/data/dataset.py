@@ -30,7 +30,7 @@ class DataConfig:
     eval_data: tuple[str, ...] = ()
     """JSONL files, directories or globs to evaluate on; default: whole games held out of --data."""
     held_out_share: float = 0.05
-    """Without --eval-data, hold out this share of the games."""
+    """Without --eval-data, hold out this share of the games; 0: nothing."""
     max_examples: int | None = None
     """Train on this many examples, drawn by --seed; a larger draw contains a smaller one. Default: all."""
     eval_examples: int = 1000

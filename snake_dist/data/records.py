@@ -1,4 +1,4 @@
-"""Training lines: JSONL files with `prompt` and `completion`, of this package or of others, read one at a time.
+"""Training lines: JSON objects with `prompt` and `completion`, of this package or of others, read one at a time.
 
 Only the current line is in memory. A line is either a `Record` or an error with file, line and reason; it is never
 repaired.
@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from snake_dist.data.json_files import MAX_LINE_BYTES, numbered_lines
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 from snake_dist.styles.catalog import STYLES
 
 BAD_LINES = ("stop", "skip")
-MAX_LINE_BYTES = 1 << 20
-"""Longer lines are bad: the longest line generated here (50 x 50, long snake) has about 30,000 bytes."""
-
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -61,7 +59,7 @@ def read_records(
     num_records = 0
     for path in paths:
         try:
-            for number, raw in _raw_lines(path):
+            for number, raw in numbered_lines(path):
                 try:
                     record = _parse(raw, str(path), number)
                 except _BadLine as bad:
@@ -73,7 +71,7 @@ def read_records(
                 num_records += 1
                 yield record
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if num_records == 0:
         raise InputError(f"no usable line in {', '.join(map(str, paths[:3]))}{', ...' if len(paths) > 3 else ''}")
 
@@ -94,23 +92,6 @@ class _BadLine(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, bytes) of every line that is not blank; an over-long one is cut, one byte over."""
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if not raw.endswith(b"\n") and len(raw) > MAX_LINE_BYTES:
-                rest = raw
-                while rest and not rest.endswith(b"\n"):
-                    rest = file.readline(MAX_LINE_BYTES + 1)
-            else:
-                raw = raw.removesuffix(b"\n")
-            # Only what JSON calls white space: a run of NUL bytes is a torn write, not a blank line.
-            if raw.strip(b" \t\r\n"):
-                yield number, raw
-
-
 def _parse(raw: bytes, file: str, number: int) -> Record:
     if len(raw) > MAX_LINE_BYTES:
         raise _BadLine("over-long line", f", more than {MAX_LINE_BYTES} bytes")
@@ -121,12 +102,14 @@ def _parse(raw: bytes, file: str, number: int) -> Record:
     except UnicodeDecodeError as error:
         raise _BadLine("invalid UTF-8", f" at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        raise _BadLine("torn or invalid JSON", f": {error.msg}, column {error.colno}") from None
+        array = "; a file of one array is read if its name ends in .json" if raw.lstrip().startswith(b"[") else ""
+        raise _BadLine("torn or invalid JSON", f": {error.msg}, column {error.colno}{array}") from None
     except (ValueError, RecursionError):
         # A number of thousands of digits, or brackets nested deeper than the parser goes.
         raise _BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None
     if not isinstance(fields, dict):
-        raise _BadLine("not a JSON object")
+        array = ": a file of one array is read if its name ends in .json" if isinstance(fields, list) else ""
+        raise _BadLine("not a JSON object", array)
     game, seed, style = fields.get("game_id"), fields.get("seed"), fields.get("style")
     if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
         raise _BadLine("game_id is neither a string nor an integer")

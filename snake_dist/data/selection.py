@@ -44,6 +44,10 @@ class Selection:
     """Examples left out because they have more tokens than the limit."""
 
 
+NOTHING = Selection(np.empty(0, dtype="<i8"), 0, 0, 0, "0", 0)
+"""No example at all."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Whole games held out; see `held_out_games`."""

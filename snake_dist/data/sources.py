@@ -6,13 +6,12 @@ import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from snake_dist.data.json_files import is_data
 from snake_dist.errors import InputError
-
-SUFFIX = ".jsonl"
 
 
 def resolve_paths(patterns: Iterable[str | Path], passed_over: list[str] | None = None) -> list[Path]:
-    """Return the data files that files, directories (every *.jsonl below, links followed) and globs stand for.
+    """Return the data files that files, directories (all `is_data` below, links followed) and globs stand for.
 
     They come in the order of the patterns, sorted within each, every file once, links to it included. What lies below a
     directory and is not read goes to `passed_over`: other files, and hidden files and directories, which are not
@@ -42,23 +41,22 @@ def _expand(pattern: str | Path, passed_over: list[str]) -> list[Path]:
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         if not matches:
             raise InputError(f"no such file, directory or match: {pattern}")
-    files, others = [], []
+    files: list[Path] = []
+    others: list[str] = []
     for match in matches:
         if match.is_dir():
-            below = sorted(_below(match, set()))
-            files += [file for file in below if _is_data(file)]
-            others += [str(file) for file in below if not _is_data(file)]
+            for path in sorted(_below(match, set())):
+                if is_data(path):
+                    files.append(path)
+                else:
+                    others.append(str(path))
         else:
             files.append(match)
     if not files:
         there = f", only {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}" if others else ""
-        raise InputError(f"no *{SUFFIX} file in {pattern}{there}")
+        raise InputError(f"no *.jsonl file in {pattern}{there}")
     passed_over += others
     return files
-
-
-def _is_data(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIX) and not path.name.startswith(".")
 
 
 def _below(directory: Path, entered: set[Path]) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from snake_dist.files import new_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 INDEX_DTYPE = np.dtype(
     [
@@ -124,6 +124,7 @@ def _write_tokens(
     return {
         "num_examples": num_examples,
         "num_tokens": end,
+        "num_games": len(games),
         "files": list(file_numbers),
         "styles": sorted(styles, key=str),
         "own_special_tokens": dict(own_special),

@@ -85,6 +85,10 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
     check_play_config(config.play)
     check_checkpoint_config(config.checkpoint)
     check_at_least(config.data, eval_examples=1, sequence_length=2)
+    if not 0 <= config.data.held_out_share < 1:
+        raise InputError(
+            f"--held-out-share {config.data.held_out_share:g}: from 0, which holds nothing out, to below 1"
+        )
     if config.checkpoint.best_by == "play" and not config.play.eval_games:
         raise InputError("--best-by play contradicts --eval-games 0: training would play no games")
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from snake_dist.cluster.world import World, agree
-from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, TokenizedDataset, dataset_cache, open_dataset
+from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, DataConfig, TokenizedDataset, dataset_cache, open_dataset
+from snake_dist.data.game_keys import UNKNOWN_BLOCK_LINES
 from snake_dist.data.generation import generate
 from snake_dist.data.generation_config import GenerationConfig
 from snake_dist.data.records import read_records
-from snake_dist.data.selection import Selection, Split, draw, select
+from snake_dist.data.selection import NOTHING, Selection, Split, draw, select
 from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
@@ -66,6 +67,8 @@ class DataSummary(TypedDict):
     train_loss_tokens: int
     skipped_lines: dict[str, int]
     """Lines that the run neither trains on nor is judged by, by reason."""
+    why_none_held_out: str | None
+    """Why `eval_examples` is 0; None otherwise."""
     own_special_tokens: dict[str, int]
     """Lines that bear a special token which training adds itself, by token and place: it stands there once."""
 
@@ -84,6 +87,8 @@ class RunData:
     """Good lines that neither of the two has, by reason."""
     passed_over: list[str]
     """What lies below --data and --eval-data and is no data file."""
+    why_none_held_out: str | None
+    """None if there are held-out examples."""
 
     @property
     def train_examples(self) -> np.ndarray:
@@ -130,6 +135,7 @@ class RunData:
             "train_tokens": self.training.num_tokens,
             "train_loss_tokens": self.training.num_loss_tokens,
             "skipped_lines": self.skipped_lines,
+            "why_none_held_out": self.why_none_held_out,
             "own_special_tokens": self._summed("own_special_tokens"),
         }
 
@@ -222,14 +228,18 @@ def prepare_data(
     def prepare() -> RunData:
         dataset = opened(patterns, for_training=True)
         length = _sequence_length(config, max_positions)
+        why_none = _why_none_held_out(config.data, dataset)
         if config.data.eval_data:
             (training,) = select(dataset, length, config.data.bad_lines)
             eval_dataset = opened(config.data.eval_data, for_training=False)
             (held_out,) = select(eval_dataset, length, config.data.bad_lines)
         else:
             eval_dataset = dataset
-            split = Split(config.data.held_out_share, config.training.seed)
-            training, held_out = select(dataset, length, config.data.bad_lines, split)
+            if why_none:
+                training, held_out = *select(dataset, length, config.data.bad_lines), NOTHING
+            else:
+                split = Split(config.data.held_out_share, config.training.seed)
+                training, held_out = select(dataset, length, config.data.bad_lines, split)
         left_out = Counter({"longer than --sequence-length": training.num_too_long + held_out.num_too_long})
         if config.data.max_examples is not None:
             left_out["beyond --max-examples"] = len(training.ids) - config.data.max_examples
@@ -239,10 +249,24 @@ def prepare_data(
             held_out = draw(eval_dataset, held_out, config.data.eval_examples, config.training.seed)
         passed_over: list[str] = []
         resolve_paths([*patterns, *config.data.eval_data], passed_over)
-        return RunData(dataset, training, eval_dataset, held_out, left_out, passed_over)
+        return RunData(dataset, training, eval_dataset, held_out, left_out, passed_over, why_none)
 
     agree(world, lambda: prepare() and None, on_each_node=True)
     return prepare()
+
+
+NO_SHARE = "--held-out-share 0"
+
+
+def _why_none_held_out(config: DataConfig, dataset: TokenizedDataset) -> str | None:
+    """Return why the run is judged by no held-out example; None if there are some."""
+    if config.eval_data:
+        return None
+    if config.held_out_share == 0:
+        return NO_SHARE
+    if dataset.meta["num_games"] == 1:
+        return f"the data is of one game (without game_id {UNKNOWN_BLOCK_LINES} lines in a row count as one)"
+    return None
 
 
 def _default_data(config: GenerationConfig) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def _plain(value: Any) -> Any:
 def model_card(metadata: dict[str, Any]) -> str:
     """Return the README.md of a saved adapter, with the front matter that model hubs read."""
     peft, training = metadata["peft_config"], metadata["metrics"]
+    loss = f" Held-out loss {training[HELD_OUT_LOSS]:.4f}." if HELD_OUT_LOSS in training else ""
     rank, precision = peft.get("target_r", peft["r"]), metadata["quantization"] or metadata["dtype"]
     return f"""---
 library_name: peft
@@ -82,7 +83,7 @@ position of Snake, put in the style "{metadata["style"]}", with a move.
 
 Base model: `{metadata["base_model"]}` ({metadata["base_model_revision"]}), {precision}.
 Trained on {metadata["train_examples"]:,} lines, data fingerprint `{metadata["dataset_fingerprint"][:16]}`,
-seed {metadata["seed"]}. Held-out loss {training[HELD_OUT_LOSS]:.4f}.
+seed {metadata["seed"]}.{loss}
 
 ```python
 from snake_dist import load_player, new_game

@@ -27,7 +27,7 @@ from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.run.config import RunConfig, check_run_config
-from snake_dist.run.data import Board, RunData, find_board, name_style, prepare_data
+from snake_dist.run.data import NO_SHARE, Board, RunData, find_board, name_style, prepare_data
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loop import Share
 from snake_dist.training.wandb_log import complete_wandb_config
@@ -82,6 +82,8 @@ def prepare(config: RunConfig, world: World) -> Run:
     """Check the config and prepare everything but the model. Collective; raises InputError on all ranks alike."""
     accumulation, given_ds_config = check_config(config, world)
     start_process_group(world)
+    if config.data.held_out_share == 0 and not config.data.eval_data and world.is_main:
+        _warn(f"nothing is held out: {NO_SHARE}; --eval-data brings examples to be judged by")
     board = agree(world, partial(find_board, config))
     locks: list[RunDirLock] = []
 

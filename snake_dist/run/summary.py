@@ -10,7 +10,7 @@ from snake_dist.evaluation.judging.comparison import Results
 from snake_dist.evaluation.judging.intervals import with_interval
 from snake_dist.evaluation.report.numbers import render_table
 from snake_dist.files import SUMMARY
-from snake_dist.run.data import DataSummary
+from snake_dist.run.data import NO_SHARE, DataSummary
 from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, LOSS
 
 
@@ -101,10 +101,22 @@ def render_data(data: DataSummary) -> str:
 
 def data_notices(data: DataSummary) -> list[str]:
     """Return what the user may not expect of the data, a sentence each."""
-    return [
+    notices = [
         f"{number:,} lines bear {token}, where training writes it too: it stands there once"
         for token, number in data["own_special_tokens"].items()
     ]
+    if data["why_none_held_out"] not in (None, NO_SHARE):
+        notices.append(f"nothing is held out: {data['why_none_held_out']}; --eval-data brings examples to be judged by")
+    return notices
+
+
+def _held_out(training: TrainingSummary, data: DataSummary) -> str:
+    if not data["eval_examples"]:
+        return f"none: {data['why_none_held_out']}"
+    return (
+        f"{training[HELD_OUT_LOSS]:.4f} on {data['eval_examples']} examples of games not trained "
+        f"on; {training[EXACT_COMPLETIONS]:.1%} of completions reproduced exactly"
+    )
 
 
 def _counted(number: int, noun: str) -> str:
@@ -118,8 +130,7 @@ def render_summary(summary: Summary) -> str:
         "",
         f"data                {render_lines(data)}",
         f"loss                {training['first_loss']:.4f} at the first step, {training[LOSS]:.4f} at the last",
-        f"held-out loss       {training[HELD_OUT_LOSS]:.4f} on {data['eval_examples']} examples of games not trained "
-        f"on; {training[EXACT_COMPLETIONS]:.1%} of completions reproduced exactly",
+        f"held-out loss       {_held_out(training, data)}",
         f"speed               {training['tokens_per_s']:.0f} tokens/s, {training['loss_tokens_per_s']:.0f} of them "
         f"trained; {training['num_steps']} steps in {training['seconds']:.0f} s on {summary['world_size']} rank(s)",
     ]

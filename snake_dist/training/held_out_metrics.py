@@ -14,8 +14,11 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
     """Return `eval/loss` (nats per trained token), `eval/token_accuracy` and `eval/exact_completions`.
 
     The last is the share of examples in which every trained token has the highest logit: those whose completion greedy
-    decoding would reproduce. Sums over all ranks are divided once; every rank gets the same numbers.
+    decoding would reproduce. Sums over all ranks are divided once; every rank gets the same numbers. Without
+    examples they are {}.
     """
+    if not len(examples):
+        return {}
     import torch
 
     engine, share = trainer.engine, trainer.share

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from snake_dist.ablation.verdicts import FinishedRun, analyse, notes, render_markdown
+from snake_dist.ablation.verdicts import FinishedRun, analyse, notes, render_markdown, setting_table
 from snake_dist.evaluation.judging.intervals import bootstrap_mean_interval, interval_over_runs
 
 GAMES = {"grid_size": 10, "max_steps": 0}
@@ -137,3 +139,10 @@ def test_the_table_has_means_over_seeds_and_no_apples_below_zero():
     text = render_markdown(analysis)
     assert text.index("| preset b") < text.index("| preset a")  # from strong to weak
     assert "- x: failed: why" in text
+
+
+def test_settings_without_a_held_out_set_have_no_held_out_loss():
+    runs = [replace(run([1, 2, 3], 0, preset="a"), held_out_loss=None), run([4, 5, 6], 0, preset="b")]
+    analysis = analyse(runs, {"preset": ["a", "b"]}, ["preset"])
+    assert [setting["held_out_loss"] for setting in analysis["settings"]] == [None, runs[1].held_out_loss]
+    assert setting_table(analysis["settings"])[2][4] == "-"

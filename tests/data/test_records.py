@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snake_dist.data.records import MAX_LINE_BYTES, Record, check_train_seed, read_records
+from snake_dist.data.json_files import MAX_LINE_BYTES
+from snake_dist.data.records import Record, check_train_seed, read_records
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
 

@@ -259,3 +259,10 @@ def test_the_newest_and_the_best_are_kept(tmp_path, best_by, best):
         commit_one(tmp_path, step, held_out_loss=loss, play_apples=apples)
         checkpoints.prune(tmp_path, keep=2, best_by=best_by)
     assert checkpoint_steps(tmp_path) == [best, 40, 50]
+
+
+def test_without_a_held_out_loss_play_still_decides_which_is_best(tmp_path):
+    for step, apples in ((10, 3.0), (20, 5.0), (30, 1.0)):
+        commit_one(tmp_path, step, held_out_loss=None, play_apples=apples)
+    assert checkpoints.best_checkpoint(tmp_path, "play") == checkpoints.checkpoint_path(tmp_path, 20)
+    assert checkpoints.best_checkpoint(tmp_path, "loss") is None
