@@ -212,8 +212,9 @@ def start(argv: list[str]) -> dict[str, Any]:
 
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.data.tokenization import is_among
+    from snake_dist.run.board import find_board
     from snake_dist.run.config import parse_run_config
-    from snake_dist.run.data import find_board, prepare_data
+    from snake_dist.run.data import prepare_data
     from snake_dist.run.preparation import prepare
 
     config, world = parse_run_config(argv), world_from_environment()

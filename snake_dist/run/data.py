@@ -1,34 +1,32 @@
-"""The examples of a run and the board that they show: the user's files, or a default data set, generated once."""
+"""The examples of a run: the user's files, or a default data set, generated once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict
 
 from snake_dist.cluster.world import World, agree
 from snake_dist.data.dataset import DEFAULT_SEQUENCE_LENGTH, DataConfig, TokenizedDataset, dataset_cache, open_dataset
 from snake_dist.data.game_keys import UNKNOWN_BLOCK_LINES
 from snake_dist.data.generation import generate
 from snake_dist.data.generation_config import GenerationConfig
-from snake_dist.data.records import read_records
 from snake_dist.data.selection import NOTHING, Selection, Split, draw, select
 from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
+from snake_dist.run.board import Board
 from snake_dist.run.config import RunConfig
-from snake_dist.styles.catalog import STYLES, prompt_style, read_prompt
+from snake_dist.styles.catalog import STYLES
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
-
-Value = TypeVar("Value")
 
 # The default data set: about 850 positions of many games, for a run of minutes on two cores. They are of the first 50
 # moves, since a model that has never seen a short snake never gets a long one; some moves are not the teacher's.
@@ -38,15 +36,8 @@ DEFAULT_MAX_STEPS_PER_GAME = 50
 DEFAULT_STYLE = "compact"
 DEFAULT_RANDOM_MOVE_RATE = 0.1
 
-
-@dataclass(frozen=True)
-class Board:
-    """The board of the games, and how a prompt shows a position."""
-
-    grid_size: int
-    mode: str
-    style: str | None
-    """None if the data's prompts are of no known style: then the run plays no games."""
+NO_SHARE = "--held-out-share 0"
+"""Why a run that was asked to hold nothing out does so; it warns before it reads the data."""
 
 
 class DataSummary(TypedDict):
@@ -140,46 +131,6 @@ class RunData:
         }
 
 
-def find_board(config: RunConfig) -> Board:
-    """Return grid size, mode and style: of the flags, else of the first line of --data, else 10, classic, compact.
-
-    Raises InputError if flags and data contradict each other.
-    """
-    play = config.play
-    mode = None if play.mode == "auto" else play.mode
-    style = None if play.style == "auto" else play.style
-    if not config.data.data:
-        return Board(play.grid_size or 10, mode or "classic", style or "compact")
-    paths = resolve_paths(config.data.data)
-    read = read_prompt(next(read_records(paths, config.data.bad_lines)).prompt)
-    if read is None:
-        return Board(play.grid_size or 10, mode or "classic", style)
-    prompts_style, shown = read
-    return Board(
-        _agreeing("--grid-size", play.grid_size, shown.grid_size, paths[0]),
-        _agreeing("--mode", mode, shown.mode, paths[0]),
-        style or prompts_style,
-    )
-
-
-def name_style(board: Board, config: RunConfig, dataset: TokenizedDataset) -> Board:
-    """Return the board in the style that all lines name, if prompts show one of several: `move`, not `compact`.
-
-    The board as it is where --style says another, where lines name none or several, and where what they name has
-    other prompts than the first line.
-    """
-    named = dataset.style
-    if config.play.style != "auto" or named is None or prompt_style(named) != board.style:
-        return board
-    return replace(board, style=named)
-
-
-def _agreeing(flag: str, given: Value | None, seen: Value, path: Path) -> Value:
-    if given not in (None, seen):
-        raise InputError(f"{flag} {given}: the prompts in {path} show {seen}")
-    return seen
-
-
 def default_generation(board: Board, seed: int) -> GenerationConfig:
     """Return the configuration of this board's default data set."""
     name = board.style or DEFAULT_STYLE
@@ -253,9 +204,6 @@ def prepare_data(
 
     agree(world, lambda: prepare() and None, on_each_node=True)
     return prepare()
-
-
-NO_SHARE = "--held-out-share 0"
 
 
 def _why_none_held_out(config: DataConfig, dataset: TokenizedDataset) -> str | None:

@@ -26,8 +26,9 @@ from snake_dist.data.sources import resolve_paths
 from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
+from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import RunConfig, check_run_config
-from snake_dist.run.data import NO_SHARE, Board, RunData, find_board, name_style, prepare_data
+from snake_dist.run.data import NO_SHARE, RunData, prepare_data
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loop import Share
 from snake_dist.training.wandb_log import complete_wandb_config

@@ -14,8 +14,9 @@ from snake_dist.data.dataset import open_dataset
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
 from snake_dist.run import data as run_data
+from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import parse_run_config
-from snake_dist.run.data import Board, RunData, default_generation, find_board, name_style, prepare_data
+from snake_dist.run.data import RunData, default_generation, prepare_data
 from snake_dist.run.summary import data_notices, render_data
 from snake_dist.styles.catalog import STYLES
 from tests.support.runs import tiny_data
