@@ -272,7 +272,7 @@ def logits(vocabulary: int, num_examples: int, length: int, trained: int, plainl
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from snake_dist.data.packing import Example, pack
-    from snake_dist.model.attention import use_packed_attention
+    from snake_dist.model.packing_proof import use_packed_attention
     from snake_dist.training.loss import forward_trained, loss_sum
 
     torch.manual_seed(0)

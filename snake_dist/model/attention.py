@@ -1,10 +1,10 @@
-"""Causal attention inside each example of a packed row, and the proof that a model supports it.
+"""Causal attention inside each example of a packed row.
 
 A packed row [1, T] holds whole examples back to back. A square mask over the row would spend most of the
 attention on pairs that it then hides; this attention runs each example by itself instead. It is registered
 with transformers' AttentionInterface and finds the examples in `segments`, a keyword that models hand through.
 On CUDA devices one variable-length kernel computes a layer (`varlen_attn`); where that kernel does not apply,
-PyTorch's attention runs once for each example.
+PyTorch's attention runs once for each example. `packing_proof` says which models it is exact for.
 """
 
 from __future__ import annotations
@@ -22,51 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKED_CAUSAL = "snake_dist_packed_causal"
-
-
-def use_packed_attention(model: PreTrainedModel) -> bool:
-    """Switch `model` to packed attention and return True, if packing is exact for it; else leave it as it was.
-
-    Proven on the loaded model, where it is and by the kernel that trains, not looked up by name: in a packed row
-    an example's logits must not depend on the tokens of the example before it, and must be those it has alone
-    under the model's own attention. ALiBi models, say, are trained with padding instead.
-    """
-    import torch
-    from transformers import AttentionInterface
-
-    if not getattr(model, "_supports_attention_backend", False):
-        return False
-    # Without a mask function of that name transformers makes no masks, and does not wait for the device to look
-    # for boundaries in the positions.
-    AttentionInterface.register(PACKED_CAUSAL, packed_causal_attention)
-
-    device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
-    before, other, example = (
-        torch.arange(start, end, device=device) % vocabulary for start, end in ((7, 12), (40, 45), (12, 21))
-    )
-    own_attention = model.config._attn_implementation
-    with torch.inference_mode():
-        alone = model(example[None], use_cache=False).logits[0].float()
-        model.set_attn_implementation(PACKED_CAUSAL)
-        try:
-            packed, packed_otherwise = (_last_of_row(model, [first, example], 0) for first in (before, other))
-            shared, shared_otherwise = (
-                _last_of_row(model, [example[:4], first, example[4:]], 4) for first in (before, other)
-            )
-        except NotImplementedError:
-            model.set_attn_implementation(own_attention)
-            return False
-    # Same shapes, same kernels: without a leak not even the last bit may differ. Against the model's own attention
-    # there is rounding: in bf16, through 30 layers, up to a tenth of the logits' spread.
-    exact = (
-        torch.equal(packed, packed_otherwise)
-        and torch.equal(shared, shared_otherwise)
-        and (packed - alone).std() < 0.2 * alone.std()
-        and (shared - alone[4:]).std() < 0.2 * alone.std()
-    )
-    if not exact:
-        model.set_attn_implementation(own_attention)
-    return bool(exact)
+HARMLESS = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_router_logits", "deterministic"}
+"""Keywords that change nothing once queries and keys are computed."""
 
 
 @contextmanager
@@ -82,21 +39,13 @@ def unpacked_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(PACKED_CAUSAL)
 
 
-def _last_of_row(model: PreTrainedModel, segments: list[torch.Tensor], shared: int) -> torch.Tensor:
-    """fp32 logits [T, V] of the last segment; the first is a prefix of all if it is `shared` tokens long."""
-    import torch
-
-    lengths = [len(segment) for segment in segments]
-    starts = [0, *[shared] * (len(segments) - 1)]
-    positions = [torch.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)]
-    row, device = torch.cat(segments)[None], segments[0].device
-    logits = model(
-        row,
-        position_ids=torch.cat(positions)[None].to(device),
-        segments=Segments.of([0, *torch.tensor(lengths).cumsum(0).tolist()], shared).to(device),
-        use_cache=False,
-    ).logits
-    return logits[0, -lengths[-1] :].float()
+def refuse_unknown(options: dict[str, Any]) -> None:
+    """Raise NotImplementedError if a model hands its attention keywords that this package does not know."""
+    if options.get("is_causal") is False:
+        raise NotImplementedError("attention that is not causal")
+    given = {name for name, value in options.items() if value is not None and value is not False}
+    if unknown := sorted(given - HARMLESS):
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
 
 
 def packed_causal_attention(
@@ -106,36 +55,37 @@ def packed_causal_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None
     *,
-    segments: Segments,
+    segments: Segments | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of query [1, H, T, D] on key and value [1, Hkv, T, D], causal within each of the `segments`.
 
-    Returns ([1, T, H, D], None). Raises NotImplementedError for scores with a soft cap or an attention sink.
+    Returns ([1, T, H, D], None). Raises NotImplementedError for what it does not know: soft caps, sinks,
+    biases.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError("packed attention with a soft cap or an attention sink")
+    refuse_unknown(options)
+    if segments is None:
+        raise NotImplementedError("a model that does not hand its keywords through")
     dropout = dropout if module.training else 0.0
-    if runs_on_cpu(query) and not dropout and sliding_window is None:
+    is_square = query.shape[-1] == value.shape[-1]
+    if runs_on_cpu(query) and not dropout and sliding_window is None and is_square:
         from snake_dist.model.cpu_attention import PackedCausalAttention
 
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         boundaries = list(segments.boundaries)
         packed = PackedCausalAttention.apply(query[0], key[0], value[0], boundaries, segments.prefix, scale)
         return packed.transpose(0, 1)[None].contiguous(), None
-    if has_varlen(query) and not dropout:
+    if has_varlen(query) and not dropout and is_square:
         query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         if segments.prefix:
             from snake_dist.model.repeat_prefix import RepeatPrefix
 
             key, value = (RepeatPrefix.apply(tensor, segments) for tensor in (key, value))
         return varlen(query, key, value, segments, scaling, sliding_window).unsqueeze(0), None
-    return _one_by_one(query, key, value, segments, scaling, dropout, sliding_window), None
+    return one_by_one(query, key, value, segments, scaling, dropout, sliding_window), None
 
 
 def runs_on_cpu(tensor: torch.Tensor) -> bool:
@@ -192,7 +142,7 @@ def _grouped_heads() -> dict[str, Any]:
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
-def _one_by_one(
+def one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

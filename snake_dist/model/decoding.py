@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, supports_slots
+from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended
+from snake_dist.model.slot_proof import supports_slots
 
 MAX_ROW = {"cpu": 2048, "cuda": 8192}
 """One forward pass begins prompts of at most this many tokens, or one longer prompt: a bound of its memory. More tokens

@@ -8,7 +8,6 @@ its own, and a slot can begin a new text while the others go on with theirs.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from snake_dist.accelerator import moved_at_once
+from snake_dist.model.attention import refuse_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -168,12 +168,19 @@ def slot_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None
     *,
-    slots: SlotRow,
+    slots: SlotRow | None = None,
     scaling: float | None = None,
+    dropout: float = 0.0,  # noqa: ARG001 - always 0 in eval mode
     sliding_window: int | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of query [1, H, T, D], once key and value [1, G, T, D] are in their places: ([1, T, H, D], None)."""
+    """Attention of query [1, H, T, D], once key and value [1, G, T, D] are in their places: ([1, T, H, D], None).
+
+    Raises NotImplementedError for what it does not know: soft caps, sinks, biases.
+    """
+    refuse_unknown(options)
+    if slots is None:
+        raise NotImplementedError("a model that does not hand its keywords through")
     key, value = key[0].transpose(0, 1), value[0].transpose(0, 1)
     keys, values = slots.cache.layer(slots.next_layer, key)
     slots.next_layer += 1
@@ -248,26 +255,3 @@ def slot_attended(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(own_attention)
-
-
-def supports_slots(model: PreTrainedModel) -> bool:
-    """Whether slots compute what `model` computes by itself: tried out on a few tokens, in eval mode.
-
-    What does not hold for, say, ALiBi models, whose attention takes no function from outside.
-    """
-    takes = inspect.signature(model.forward).parameters
-    if not getattr(model, "_supports_attention_backend", False) or "logits_to_keep" not in takes:
-        return False
-    device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
-    texts = [[token % vocabulary for token in range(start, start + n)] for start, n in ((7, 6), (40, 9), (21, 4))]
-    cache = SlotCache(3, 9)
-    with torch.no_grad():
-        alone = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float() for ids in texts]
-        with slot_attended(model):
-            row = SlotRow(cache, [], [0, 1], [5, 8], 0, device)
-            forward_slots(model, [*texts[0][:5], *texts[1][:8]], row)
-            row = SlotRow(cache, [5, 8], [2], [4], 0, device)
-            together = forward_slots(model, [texts[0][5], texts[1][8], *texts[2]], row).float()
-    # In bf16, through 30 layers, rounding alone moves logits by up to a tenth of their spread.
-    allowed = 1e-3 if together.dtype == next(model.parameters()).dtype else 0.2
-    return all((a - b).std() < allowed * a.std() for a, b in zip(alone, together, strict=True))

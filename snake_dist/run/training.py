@@ -14,7 +14,6 @@ from snake_dist.cluster.world import gather
 from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
 from snake_dist.model import adapters, base
-from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
 from snake_dist.run.games import games_in_training
@@ -50,6 +49,9 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     """Return the base model with a new adapter, and what builds its batches: packed where that is exact."""
     import torch
 
+    from snake_dist.model.decoding import has_slots
+    from snake_dist.model.packing_proof import use_packed_attention
+
     config = run.config
     # ZeRO-3 shards it from the host, weight by weight: it need not fit on one GPU.
     device = torch.device("cpu") if zero_stage(run.ds_config) == 3 else base.own_device()
@@ -60,7 +62,9 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
         quantization=adapters.QUANTIZATION.get(config.adapter.adapter),
         device=device,
     )
-    collate = pack if use_packed_attention(model) else pad
+    if config.play.eval_games:
+        has_slots(model)  # found out while the weights are whole
+    collate = pack if use_packed_attention(model, base.own_device()) else pad
     torch.manual_seed(config.training.seed)
     model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
     if config.adapter.init_adapter is not None and run.checkpoint is None:

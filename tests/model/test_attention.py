@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from snake_dist.model import attention
+from snake_dist.model import attention, packing_proof
 from snake_dist.segments import Segments
 from tests.support.varlen import varlen_in_pytorch
 
@@ -51,4 +51,4 @@ def test_the_proof_runs_where_the_model_is():
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape))
     with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-        attention.use_packed_attention(model)
+        packing_proof.use_packed_attention(model)

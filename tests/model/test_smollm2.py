@@ -9,8 +9,8 @@ import pytest
 from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import smollm2
 from snake_dist.model.adapters import AdapterConfig, attach, count_parameters
-from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.base import ModelConfig, find_base, load_base, load_tokenizer
+from snake_dist.model.packing_proof import use_packed_attention
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from snake_dist.data.packing import SHORTEST_SHARED_PREFIX, Example, pack, shared_prefix_length
 from snake_dist.model.adapters import AdapterConfig, attach
-from snake_dist.model.attention import use_packed_attention
 from snake_dist.model.base import load_base
+from snake_dist.model.packing_proof import use_packed_attention
 from snake_dist.training import cross_entropy as kernel
 from snake_dist.training.loss import forward_trained, loss_sum
 from tests.support.varlen import varlen_in_pytorch

@@ -83,9 +83,9 @@ def check_cells(make_config, adapter, cells):
 
 def train_padded(configs):
     """On a rank: the same, with one example a row and padding, as for models that cannot pack."""
-    from snake_dist.run import training as run_training
+    from snake_dist.model import packing_proof
 
-    replace(run_training, "use_packed_attention", lambda _: False)
+    replace(packing_proof, "use_packed_attention", lambda *_: False)
     return train_each(configs)
 
 
