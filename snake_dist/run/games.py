@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from snake_dist.cluster.world import agree, gather
 from snake_dist.evaluation.judging.comparison import Results, judge
@@ -25,16 +26,26 @@ from snake_dist.evaluation.report.page import write_page
 from snake_dist.files import REPORT_DIR
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
+from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.run.config import RunConfig
 from snake_dist.run.preparation import Run
 from snake_dist.run.session import Session
 from snake_dist.styles.catalog import prompt_style
 from snake_dist.training.metrics import Metrics
-from snake_dist.zero.engine import joined_forwards
+from snake_dist.zero.config import zero_stage
+from snake_dist.zero.engine import end_engine, joined_forwards, start_inference
+from snake_dist.zero.parameters import frozen_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 RUN_LADDER = LADDER[:-1]
 """Heuristics that play the same games at a run's end: all but the perfect one."""
 NUM_BANK_STATES = 40
+SHARE_OF_WEIGHTS = 0.7
+"""Weights up to this share of a GPU's free memory are not sharded to play: the rest is for the cache."""
+
+Value = TypeVar("Value")
 
 
 def _judged_games(run: Run) -> Games:
@@ -101,12 +112,53 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> Results:
 
     Games that an earlier session of the run has finished are not played again. Raises Stopped; see `Session.gather`.
     """
-    world, board = run.world, run.board
-    loaded = load_model_players(
-        adapter_dir,
-        base.own_device(),
-        trust_remote_code=run.config.model.trust_remote_code,
-    )
+    with judged_players(run, adapter_dir) as (loaded, join):
+
+        def gathered(value: Value) -> list[Value]:
+            join()
+            return session.gather(value)
+
+        ranks = Ranks(run.world.rank, run.world.size, gathered, partial(agree, run.world))
+        return _judge(run, adapter_dir, loaded, ranks)
+
+
+@contextmanager
+def judged_players(run: Run, adapter_dir: Path) -> Iterator[tuple[dict[str, LanguageModelPlayer], Callable[[], None]]]:
+    """Load the adapter and its base afresh; yield them and what a rank calls when it has no more to answer. Collective.
+
+    A base that was sharded for training (ZeRO-3) is sharded again where it does not fit on each rank's device.
+    """
+    import torch
+
+    remote, device = run.config.model.trust_remote_code, base.own_device()
+    if zero_stage(run.ds_config) < 3:
+        yield load_model_players(adapter_dir, device, trust_remote_code=remote), lambda: None
+        return
+    host = torch.device("cpu")
+    loaded = load_model_players(adapter_dir, host, trust_remote_code=remote, plain_layers=True)
+    model = loaded["adapter"].model
+    if all(gather(fits_on(device, frozen_bytes(model)), run.world)):
+        model.to(device)
+        use_fast_ops(model)
+        yield loaded, lambda: None
+        return
+    engine = start_inference(model, run.ds_config)
+    try:
+        with joined_forwards(engine, model.get_base_model()) as join:
+            yield loaded, join
+    finally:
+        end_engine(engine)
+
+
+def fits_on(device: torch.device, num_bytes: int) -> bool:
+    """Whether weights of so many bytes leave room to play on this device: on a CPU they are in its memory already."""
+    import torch
+
+    return device.type == "cpu" or num_bytes <= SHARE_OF_WEIGHTS * torch.cuda.mem_get_info(device)[0]
+
+
+def _judge(run: Run, adapter_dir: Path, loaded: dict[str, LanguageModelPlayer], ranks: Ranks) -> Results:
+    board = run.board
     asked = f"{prompt_style(str(board.style))} prompts, {loaded['base'].max_new_tokens} tokens"
     models = [
         Entrant("base", "model", f"{run.base_location} {run.dtype}, {asked}", lambda: loaded["base"]),
@@ -117,7 +169,6 @@ def judge_run(run: Run, adapter_dir: Path, session: Session) -> Results:
     known = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
     trained = TrainedPrompts(str(board.style), run.data.dataset.prompt_hashes if known is None else known)
     bank = build_bank(games.grid_size, games.mode, NUM_BANK_STATES, is_trained=trained.hold)
-    ranks = Ranks(world.rank, world.size, session.gather, partial(agree, world))
     report_dir = run.output_dir / REPORT_DIR
     results, _ = judge([*models, *heuristics], games, bank, report_dir, removes_foreign_logs=True, ranks=ranks)
     results["trained_positions"] = {"adapter": known if known is None else len(known)}

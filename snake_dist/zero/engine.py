@@ -50,6 +50,18 @@ def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio
     return engine
 
 
+def start_inference(model: PeftModel, ds_config: dict[str, Any]) -> Any:
+    """Return a DeepSpeed engine that shards `model` by a ZeRO-3 configuration, and does not train it."""
+    import deepspeed
+
+    deepspeed.logger.setLevel(logging.ERROR)
+    zero = {name: value for name, value in ds_config["zero_optimization"].items() if name != "offload_optimizer"}
+    config = {name: value for name, value in ds_config.items() if name not in ("optimizer", "scheduler")}
+    config["zero_optimization"] = zero
+    _shard(model, config)
+    return deepspeed.initialize(model=model, config=config)[0]
+
+
 def end_engine(engine: Any) -> None:
     """Destroy `engine`: its memory is free once its holders let go, the weights of a ZeRO-3 model at once."""
     from deepspeed.runtime.zero import parameter_offload

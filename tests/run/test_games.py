@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from snake_dist.checkpoint.checkpoints import best_checkpoint, verify
 from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
@@ -17,7 +18,7 @@ from snake_dist.game.rules import legal_moves, new_game, step
 from snake_dist.model.attention import unpacked_attention
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.finetune import finetune
-from snake_dist.run.games import plays_at
+from snake_dist.run.games import fits_on, plays_at
 from snake_dist.styles.catalog import render_prompt
 from tests.support.processes import ROOT
 from tests.support.ranks import run_on_ranks
@@ -142,6 +143,45 @@ def forward_unequally(config):
         join()
         join()
     return sums
+
+
+def judged(configs):
+    """On a rank: the games of two runs' judges, and the bytes of the base held; the second one's fits nowhere."""
+    from unittest.mock import patch
+
+    from snake_dist.evaluation.judging import comparison
+    from snake_dist.run import games
+    from snake_dist.zero.parameters import frozen_bytes
+
+    held, played = [], []
+
+    def judge(entrants, *args, **options):
+        held.append(frozen_bytes(entrants[0].load().model))
+        return comparison.judge(entrants, *args, **options)
+
+    for config, fits in zip(configs, (True, False), strict=True):
+        with patch.object(games, "fits_on", lambda *_, fits=fits: fits), patch.object(games, "judge", judge):
+            played.append(finetune(config)["play"])
+    return played, held
+
+
+def test_weights_are_sharded_for_play_where_a_gpu_would_have_no_room_beside_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (1000, 2000))
+    assert [fits_on(torch.device("cuda"), size) for size in (700, 701)] == [True, False]
+    assert fits_on(torch.device("cpu"), 10**15), "where they are already"
+
+
+@pytest.mark.parametrize("adapter", ["lora", pytest.param("qlora", marks=pytest.mark.slow)])
+def test_a_base_that_does_not_fit_is_judged_sharded(make_config, adapter):
+    """The same games as unsharded, with less of the base on each rank."""
+    flags = {"adapter": adapter, "eval_games": 0, "play_games": 4}
+    configs = [make_config(f"judged-{adapter}-{name}", ZERO["zero3"], **flags) for name in ("whole", "sharded")]
+    (whole, sharded), (whole_bytes, sharded_bytes) = run_on_ranks(judged, 2, configs)[0]
+    for player in [*whole["players"].values(), *sharded["players"].values()]:
+        del player["ms_per_move"], player["moves_per_second"]
+    assert sharded == whole
+    assert whole["players"]["adapter"]["ends"] != whole["players"]["base"]["ends"]
+    assert sharded_bytes < 0.7 * whole_bytes
 
 
 @pytest.mark.slow

@@ -39,13 +39,15 @@ def load_base_player(base_model: str, style: str) -> LanguageModelPlayer:
 
 
 def load_model_players(
-    adapter_dir: Path, device: torch.device, *, trust_remote_code: bool = False
+    adapter_dir: Path, device: torch.device, *, trust_remote_code: bool = False, plain_layers: bool = False
 ) -> dict[str, LanguageModelPlayer]:
     """Return {"base": ..., "adapter": ...}: one base model in memory, with the adapter off and on.
 
     The base is the one that the adapter was trained on: for QLoRA the one in 4 bits. Everything comes from disk, as
-    in a fresh process. Raises InputError if adapter or base cannot be found.
+    in a fresh process. With `plain_layers` they are PEFT's own, which ZeRO-3 can shard. Raises InputError if adapter
+    or base cannot be found.
     """
+    from snake_dist.model.decoding import has_slots
     from snake_dist.model.dropout import use_shared_dropout
     from snake_dist.model.fast_path import use_fast_ops
 
@@ -55,9 +57,11 @@ def load_model_players(
     plain = base.load_base(
         location, metadata["dtype"], trust_remote_code=trust_remote_code, quantization=quantization, device=device
     )
+    has_slots(plain)  # found out while the weights are whole
     model = load_adapter(plain, adapter_dir)
-    use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
-    use_fast_ops(model)
+    if not plain_layers:
+        use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
+        use_fast_ops(model)
     tokenizer = base.load_tokenizer(str(adapter_dir))
     style, limit = metadata["style"], metadata["max_completion_tokens"]
     return {
