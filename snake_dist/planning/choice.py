@@ -28,7 +28,7 @@ def largest_micro_batch(
 
     def fits(num_examples: int) -> bool:
         needed = rank_memory(model, setup, replace(batch, num_examples=num_examples), accumulation)
-        return needed.total <= memory
+        return needed.peak <= memory
 
     low, high = 0, 1
     while high <= MOST_EXAMPLES and fits(high):
@@ -77,8 +77,8 @@ def recommend(model: ModelSizes, setup: Setup, batch: MicroBatch, memory: float)
         offloaded = replace(recomputed, offload_optimizer=True, offload_parameters=True, hpz_ranks=0)
         candidates.append((offloaded, "only with shards and optimizer in host memory: slow"))
     for candidate, reason in candidates:
-        if rank_memory(model, candidate, batch).total <= memory:
+        if rank_memory(model, candidate, batch).peak <= memory:
             return Choice(candidate, reason, fits=True)
-    needed = rank_memory(model, candidates[-1][0], batch).total / GIB
+    needed = rank_memory(model, candidates[-1][0], batch).peak / GIB
     reason = f"nothing here fits: the leanest way needs {needed:.2f} GiB of {memory / GIB:.2f}"
     return Choice(candidates[-1][0], reason, fits=False)

@@ -1,4 +1,4 @@
-"""The bytes of one rank at its peak, by what they hold, for every ZeRO stage.
+"""The bytes of one rank at its peaks, of the start and of a step, for every ZeRO stage.
 
 They are those that DeepSpeed 0.19.8 allocates, by its sources and by measurement (docs/plan.md).
 """
@@ -19,10 +19,17 @@ class RankMemory:
     """Bytes on the accelerator (or on the CPU without one) at the peak of a step; parts freed by then count 0."""
     host: dict[str, float]
     """Bytes in host memory: offloaded state, and the base while it is loaded, before DeepSpeed shards it."""
+    start: float
+    """Bytes on the accelerator at the peak of the start."""
 
     @property
     def total(self) -> float:
+        """Bytes on the accelerator at the peak of a step."""
         return sum(self.device.values())
+
+    @property
+    def peak(self) -> float:
+        return max(self.total, self.start)
 
 
 def model_state(model: ModelSizes, setup: Setup) -> tuple[dict[str, float], dict[str, float]]:
@@ -49,6 +56,21 @@ def model_state(model: ModelSizes, setup: Setup) -> tuple[dict[str, float], dict
         host |= {name: device[name] for name in ("base", "adapter")}
         device |= {"base": 0.0, "adapter": 0.0}
     return device, host
+
+
+def start_bytes(model: ModelSizes, setup: Setup) -> float:
+    """Return the bytes on the accelerator at the peak of the start: while the base is loaded, proven and sharded.
+
+    Below stage 3 the whole base is there, beside the layer, embedding or 4-bit matrix that is widened to fp32 while the
+    attention is proven. At stage 3 the base waits in host memory: a rank has its shards and the weight that is moved.
+    """
+    layer = model.largest_matrix if setup.nf4 else model.num_layer_weights // model.num_layers
+    widened = FP32 * max(layer, model.vocabulary * model.hidden_size) if setup.element < FP32 else 0
+    if setup.stage < 3 or setup.on_cpu:
+        return base_bytes(model, setup) + widened
+    device, _ = model_state(model, setup)
+    shards = sum(device[part] for part in ("base", "adapter"))
+    return shards + setup.element * model.largest_module
 
 
 def gathered_bytes(model: ModelSizes, setup: Setup) -> float:
@@ -99,4 +121,4 @@ def rank_memory(model: ModelSizes, setup: Setup, batch: MicroBatch, accumulation
         "gradient buckets": bucket,
     }
     device |= during if sum(during.values()) >= sum(after.values()) else after
-    return RankMemory(device, host)
+    return RankMemory(device, host, start_bytes(model, setup))

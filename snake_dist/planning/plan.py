@@ -67,7 +67,7 @@ def make_plan(flags: Plan) -> Planned:
         check_pair(ds_config, flags.adapter.adapter)
         setup = setup_of(own, ds_config)
         setups = {f"ZeRO {setup.stage}": setup}
-        needed = rank_memory(model, setup, batch, accumulation).total
+        needed = rank_memory(model, setup, batch, accumulation).peak
         choice = Choice(setup, f"--ds {config.ds} says so", fits=needed <= memory)
     links = Links(
         config.gpus_per_node, 1e9 * config.node_gb_per_s, 1e9 * config.network_gb_per_s, 1e-6 * config.latency_us

@@ -45,7 +45,8 @@ def render_memory(planned: Planned) -> str:
     for part in devices[0]:
         rows.append((part, [f"{device[part] / GIB:.3f}" for device in devices]))
     rows.append(("total", [f"{memory.total / GIB:.3f}" for memory in memories.values()]))
-    fits = ["yes" if memory.total <= planned.memory else "no" for memory in memories.values()]
+    rows.append(("at the start", [f"{memory.start / GIB:.3f}" for memory in memories.values()]))
+    fits = ["yes" if memory.peak <= planned.memory else "no" for memory in memories.values()]
     rows.append((f"fits {planned.memory / GIB:.2f}", fits))
     rows.append(("largest micro-batch", _largest(planned, setups)))
     rows.append(("  with checkpointing", _largest(planned, checkpointed)))
