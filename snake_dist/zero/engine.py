@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from snake_dist.errors import InputError
 from snake_dist.zero.config import zero_stage
+from snake_dist.zero.loss_scaling import mend_loss_scaling
 from snake_dist.zero.parameters import loss_scale
 
 if TYPE_CHECKING:
@@ -41,10 +42,15 @@ def start_engine(model: PeftModel, ds_config: dict[str, Any], *, lora_plus_ratio
     deepspeed.logger.setLevel(logging.ERROR)
     if zero_stage(ds_config) == 3:
         _shard(model, ds_config)
+    elif zero_stage(ds_config) == 0 and ds_config.get("fp16", {}).get("enabled"):
+        # Gradients are divided by the ranks before they are summed, as at the other stages: a sum may overflow.
+        ds_config = {"prescale_gradients": True, **ds_config}
     groups = parameter_groups(model, lora_plus_ratio, ds_config["optimizer"]["params"]["lr"])
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=ds_config)
     if engine.zero_optimization_stage() == 0 and (engine.bfloat16_enabled() or engine.fp16_enabled()):
         _forget_first_step(engine.optimizer)
+    if engine.fp16_enabled() and engine.dynamic_loss_scale():
+        mend_loss_scaling(engine)
     if engine.zero_optimization_stage() in (1, 2) and engine.device.type == "cuda":
         fuse_gradient_norm(engine.optimizer)
     return engine
