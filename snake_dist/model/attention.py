@@ -39,13 +39,17 @@ def unpacked_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(PACKED_CAUSAL)
 
 
+class UnknownAttention(NotImplementedError):
+    """A model asks its attention for what this package does not compute."""
+
+
 def refuse_unknown(options: dict[str, Any]) -> None:
-    """Raise NotImplementedError if a model hands its attention keywords that this package does not know."""
+    """Raise UnknownAttention if a model hands its attention keywords that this package does not know."""
     if options.get("is_causal") is False:
-        raise NotImplementedError("attention that is not causal")
+        raise UnknownAttention("attention that is not causal")
     given = {name for name, value in options.items() if value is not None and value is not False}
     if unknown := sorted(given - HARMLESS):
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+        raise UnknownAttention(f"attention with {', '.join(unknown)}")
 
 
 def packed_causal_attention(
@@ -63,12 +67,12 @@ def packed_causal_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of query [1, H, T, D] on key and value [1, Hkv, T, D], causal within each of the `segments`.
 
-    Returns ([1, T, H, D], None). Raises NotImplementedError for what it does not know: soft caps, sinks,
+    Returns ([1, T, H, D], None). Raises UnknownAttention for what it does not know: soft caps, sinks,
     biases.
     """
     refuse_unknown(options)
     if segments is None:
-        raise NotImplementedError("a model that does not hand its keywords through")
+        raise UnknownAttention("a model that does not hand its keywords through")
     dropout = dropout if module.training else 0.0
     is_square = query.shape[-1] == value.shape[-1]
     if runs_on_cpu(query) and not dropout and sliding_window is None and is_square:

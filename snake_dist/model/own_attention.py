@@ -43,7 +43,7 @@ class AttentionCall:
     def replaced_by(self, attention: Callable[..., Any], longest: int) -> bool:
         """Whether `attention`, without a mask, computes this call up to inputs of `longest` tokens.
 
-        It is called like the own one. Raises NotImplementedError if it does not know a keyword.
+        It is called like the own one. Raises UnknownAttention if it does not know a keyword.
         """
         window = self.options.get("sliding_window")
         if self.rule is None or not _is_window(self.rule, window, longest, self.device):

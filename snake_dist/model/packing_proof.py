@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from snake_dist.model.attention import PACKED_CAUSAL, one_by_one, packed_causal_attention
+from snake_dist.model.attention import PACKED_CAUSAL, UnknownAttention, one_by_one, packed_causal_attention
 from snake_dist.model.own_attention import close, in_fp32, longest_input, recorded_attention
 from snake_dist.segments import Segments
 
@@ -29,7 +29,7 @@ def use_packed_attention(model: PreTrainedModel, device: torch.device | None = N
     try:
         with torch.no_grad():
             is_exact = _packs_exactly(model, device or model.get_input_embeddings().weight.device)
-    except NotImplementedError:
+    except UnknownAttention:
         is_exact = False
     if not is_exact:
         model.set_attn_implementation(own_attention)
@@ -37,7 +37,7 @@ def use_packed_attention(model: PreTrainedModel, device: torch.device | None = N
 
 
 def _packs_exactly(model: PreTrainedModel, device: torch.device) -> bool:
-    """The proof. Leaves `model` with packed attention, or raises NotImplementedError."""
+    """The proof. Leaves `model` with packed attention, or raises UnknownAttention."""
     config, embeddings = model.config.get_text_config(), model.get_input_embeddings().weight
     before, other, example = (
         torch.arange(start, end, device=embeddings.device) % config.vocab_size

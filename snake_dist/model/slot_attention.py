@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from snake_dist.accelerator import moved_at_once
-from snake_dist.model.attention import refuse_unknown
+from snake_dist.model.attention import UnknownAttention, refuse_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -176,11 +176,11 @@ def slot_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of query [1, H, T, D], once key and value [1, G, T, D] are in their places: ([1, T, H, D], None).
 
-    Raises NotImplementedError for what it does not know: soft caps, sinks, biases.
+    Raises UnknownAttention for what it does not know: soft caps, sinks, biases.
     """
     refuse_unknown(options)
     if slots is None:
-        raise NotImplementedError("a model that does not hand its keywords through")
+        raise UnknownAttention("a model that does not hand its keywords through")
     key, value = key[0].transpose(0, 1), value[0].transpose(0, 1)
     keys, values = slots.cache.layer(slots.next_layer, key)
     slots.next_layer += 1

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from snake_dist.model.attention import UnknownAttention
 from snake_dist.model.own_attention import close, in_fp32, longest_input, recorded_attention
 from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, slot_attention
 
@@ -24,7 +25,7 @@ def supports_slots(model: PreTrainedModel) -> bool:
     try:
         with torch.no_grad(), in_fp32(model):
             return _computes_in_slots(model)
-    except NotImplementedError:
+    except UnknownAttention:
         return False
 
 

@@ -190,6 +190,12 @@ def test_a_kernel_that_disagrees_with_fp32_is_not_trained_with(monkeypatch):
     assert not use_packed_attention(model_of("llama", GROUPED).bfloat16())
 
 
+def test_the_kernel_is_tried_where_it_will_train():
+    """A base that waits on the CPU for ZeRO-3: on "meta" nothing can be compared, which is an error and no verdict."""
+    with pytest.raises(NotImplementedError, match="meta"):
+        use_packed_attention(model_of("llama", GROUPED), torch.device("meta"))
+
+
 def test_the_proof_computes_in_fp32_and_leaves_the_weights_as_they_were():
     model = model_of("llama", GROUPED).bfloat16()
     wide = model_of("llama", GROUPED).bfloat16().float()
