@@ -26,6 +26,7 @@ from snake_dist.evaluation.report.page import write_page
 from snake_dist.files import REPORT_DIR
 from snake_dist.model import base
 from snake_dist.model.attention import unpacked_attention
+from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.run.config import RunConfig
 from snake_dist.run.preparation import Run
@@ -130,6 +131,8 @@ def judged_players(run: Run, adapter_dir: Path) -> Iterator[tuple[dict[str, Lang
     """
     import torch
 
+    from snake_dist.model.decoding import has_slots
+
     remote, device = run.config.model.trust_remote_code, base.own_device()
     if zero_stage(run.ds_config) < 3:
         yield load_model_players(adapter_dir, device, trust_remote_code=remote), lambda: None
@@ -137,8 +140,12 @@ def judged_players(run: Run, adapter_dir: Path) -> Iterator[tuple[dict[str, Lang
     host = torch.device("cpu")
     loaded = load_model_players(adapter_dir, host, trust_remote_code=remote, plain_layers=True)
     model = loaded["adapter"].model
-    if all(gather(fits_on(device, frozen_bytes(model)), run.world)):
+    fits = all(gather(fits_on(device, frozen_bytes(model)), run.world))
+    if fits:
         model.to(device)
+    has_slots(model.get_base_model())  # found out while the weights are whole
+    if fits:
+        use_shared_dropout(model)
         use_fast_ops(model)
         yield loaded, lambda: None
         return

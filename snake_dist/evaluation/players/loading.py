@@ -47,7 +47,6 @@ def load_model_players(
     in a fresh process. With `plain_layers` they are PEFT's own, which ZeRO-3 can shard. Raises InputError if adapter
     or base cannot be found.
     """
-    from snake_dist.model.decoding import has_slots
     from snake_dist.model.dropout import use_shared_dropout
     from snake_dist.model.fast_path import use_fast_ops
 
@@ -57,7 +56,6 @@ def load_model_players(
     plain = base.load_base(
         location, metadata["dtype"], trust_remote_code=trust_remote_code, quantization=quantization, device=device
     )
-    has_slots(plain)  # found out while the weights are whole
     model = load_adapter(plain, adapter_dir)
     if not plain_layers:
         use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
