@@ -36,6 +36,23 @@ def use_packed_attention(model: PreTrainedModel, device: torch.device | None = N
     return is_exact
 
 
+def knows_attention(model: PreTrainedModel) -> bool:
+    """Whether packed attention knows all keywords that `model` hands it: no proof, but it needs no weights ("meta")."""
+    if not getattr(model, "_supports_attention_backend", False):
+        return False
+    AttentionInterface.register(PACKED_CAUSAL, packed_causal_attention)
+    device, own_attention = model.get_input_embeddings().weight.device, model.config._attn_implementation
+    model.set_attn_implementation(PACKED_CAUSAL)
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 2, dtype=torch.long, device=device), segments=Segments.of([0, 2]), use_cache=False)
+    except UnknownAttention:
+        return False
+    finally:
+        model.set_attn_implementation(own_attention)
+    return True
+
+
 def _packs_exactly(model: PreTrainedModel, device: torch.device) -> bool:
     """The proof. Leaves `model` with packed attention, or raises UnknownAttention."""
     config, embeddings = model.config.get_text_config(), model.get_input_embeddings().weight

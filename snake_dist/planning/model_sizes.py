@@ -37,6 +37,8 @@ def sizes_of(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from snake_dist.model.packing_proof import knows_attention
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         num_base = sum(parameter.numel() for parameter in model.parameters())
@@ -88,7 +90,7 @@ def sizes_of(
         plain_lora=adapter.adapter in ("lora", "qlora", "rslora", "pissa"),
         tied=tied,
         normed_heads=any(name.endswith("q_norm") for name, _ in layer.named_modules()),
-        packs=bool(getattr(model.get_base_model(), "_supports_attention_backend", False)),
+        packs=knows_attention(model.get_base_model()),
     )
 
 

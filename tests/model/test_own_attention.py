@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 from snake_dist.data.packing import Example, pack, pad
 from snake_dist.model.decoding import SlotDecoder
 from snake_dist.model.own_attention import in_fp32, recorded_attention
-from snake_dist.model.packing_proof import use_packed_attention
+from snake_dist.model.packing_proof import knows_attention, use_packed_attention
 from snake_dist.model.slot_proof import supports_slots
 from snake_dist.training.loss import forward_trained, loss_sum
 
@@ -118,6 +118,14 @@ def test_losses_and_tokens_are_those_of_transformers(name):
         assert use_packed_attention(model) == packs
         logits, labels, _ = forward_trained(model, (pack if packs else pad)(examples()))
     assert loss_sum(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["soft cap", "windows in some layers", "ALiBi of mpt", "keywords kept back"])
+def test_a_plan_knows_without_weights_who_is_padded(name):
+    family, settings, packs, _ = PLANTED[name]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=128, **settings))
+    assert knows_attention(model) == packs
 
 
 @pytest.fixture
