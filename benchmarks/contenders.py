@@ -25,7 +25,8 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     from snake_dist.run.config import parse_run_config
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import Trainer, run_steps
+    from snake_dist.training.loop import run_steps
+    from snake_dist.training.trainer import Trainer
     from snake_dist.zero.engine import start_engine
 
     base.quieten_libraries()

@@ -40,7 +40,8 @@ def time_steps(runs: list[list[str]]) -> dict[str, Any]:
     from snake_dist.run.config import parse_run_config
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import Trainer, training_step
+    from snake_dist.training.loop import training_step
+    from snake_dist.training.trainer import Trainer
     from snake_dist.zero.engine import start_engine
 
     prepared = []

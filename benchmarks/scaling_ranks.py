@@ -141,7 +141,7 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     from snake_dist.run.preparation import prepare
     from snake_dist.run.session import Session
     from snake_dist.run.training import load_model, train_model
-    from snake_dist.training import loop
+    from snake_dist.training import loop, trainer
     from snake_dist.training.metrics import MetricsLog, SilentLog
 
     began = float(os.environ["STARTED"])
@@ -155,7 +155,7 @@ def steps(argv: list[str], wait_for_turn: bool) -> dict[str, Any]:
     cycle_began, tokens = time.perf_counter(), 0
     for owner, name in ((ExampleStream, "step_examples"), (TokenizedDataset, "__getitem__")):
         setattr(owner, name, clocks.around("data", getattr(owner, name)))
-    loop.micro_batches = clocks.around("data", loop.micro_batches)
+    trainer.micro_batches = clocks.around("data", trainer.micro_batches)
     loop.step_metrics = clocks.around("metrics over ranks", loop.step_metrics)
     writer.commit = clocks.around("commit", writer.commit)
     step_itself = clocks.around("training step", loop.training_step)

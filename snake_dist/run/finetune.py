@@ -37,9 +37,9 @@ from snake_dist.run.summary import (
     render_summary,
 )
 from snake_dist.run.training import Trained, load_model, train_model
-from snake_dist.training.loop import Collate
 from snake_dist.training.metrics import MetricsLog, SilentLog
 from snake_dist.training.sinks import SinkThread
+from snake_dist.training.trainer import Collate
 from snake_dist.training.wandb_log import open_wandb
 from snake_dist.zero.config import zero_stage
 

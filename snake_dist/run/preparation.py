@@ -30,7 +30,7 @@ from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import RunConfig, check_run_config
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
 from snake_dist.training.config import TrainingConfig
-from snake_dist.training.loop import Share
+from snake_dist.training.trainer import Share
 from snake_dist.training.wandb_log import complete_wandb_config
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
 from snake_dist.zero.engine import check_dtype_here

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from snake_dist.checkpoint.plain_lora import Start, adapter_start
 from snake_dist.checkpoint.saved_adapter import init_adapter
-from snake_dist.cluster.world import gather
+from snake_dist.cluster.world import agree, gather
 from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
+from snake_dist.files import NOT_FINITE, write_json_atomically
 from snake_dist.model import adapters, base
 from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
@@ -22,8 +26,10 @@ from snake_dist.run.restore import start_training
 from snake_dist.run.session import Session
 from snake_dist.run.summary import TrainingSummary
 from snake_dist.training.held_out_metrics import held_out_metrics
-from snake_dist.training.loop import Collate, Trainer, run_steps
+from snake_dist.training.loop import run_steps
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics, SilentLog
+from snake_dist.training.not_finite import NotFinite, described
+from snake_dist.training.trainer import Collate, Trainer
 from snake_dist.zero.config import zero_stage
 from snake_dist.zero.engine import end_engine
 from snake_dist.zero.parameters import frozen_bytes, gather_adapter
@@ -102,6 +108,7 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
         evaluate=lambda step: held_out() | play(step),
         after_step=session.after_step,
         first_step=run.first_step,
+        on_not_finite=_reporter(run),
     )
     session.end_training()
     tensors = gather_adapter(model)
@@ -109,6 +116,35 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     metrics.close_bar()
     summary = _training_summary(run, history, base_bytes, session.seconds)
     return Trained(summary, model.peft_config["default"], tensors, start)
+
+
+def _reporter(run: Run) -> Callable[[NotFinite], None] | None:
+    """Return what writes not_finite.json and says it in a line; None if an earlier session of this run has. Collective.
+
+    A file about steps behind the checkpoint goes: the run comes to them again.
+    """
+    path = run.output_dir / NOT_FINITE
+
+    def is_said() -> bool:
+        try:
+            step = json.loads(path.read_text(encoding="utf-8"))["step"]
+        except FileNotFoundError:
+            return False
+        except (ValueError, KeyError, TypeError):  # torn
+            step = run.num_steps
+        if step > run.first_step:
+            path.unlink()
+        return step <= run.first_step
+
+    if agree(run.world, is_said):
+        return None
+
+    def report(found: NotFinite) -> None:
+        if run.world.is_main:
+            write_json_atomically(path, dict(found))
+            print(described(found, str(path)), file=sys.stderr, flush=True)
+
+    return report
 
 
 def _training_summary(run: Run, history: list[Metrics], base_bytes: list[int], seconds: float) -> TrainingSummary:

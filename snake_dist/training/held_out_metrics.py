@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.training.loop import Trainer
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, Metrics
+from snake_dist.training.trainer import Trainer
 
 
 def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.ndarray) -> Metrics:

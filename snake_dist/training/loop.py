@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snake_dist.data.batching import ExampleStream, micro_batches
 from snake_dist.data.dataset import TokenizedDataset
-from snake_dist.data.packing import Batch, Example
-from snake_dist.errors import InputError
-from snake_dist.training.adalora_ranks import RankAllocation
-from snake_dist.training.config import TrainingConfig
 from snake_dist.training.loss import forward_trained, loss_sum, naming_the_batch
 from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, Metrics
-from snake_dist.training.prefetch import OneAhead
+from snake_dist.training.not_finite import NotFinite, SkippedSteps
 from snake_dist.training.schedule import learning_rate_at
+from snake_dist.training.trainer import Trainer
 from snake_dist.zero.engine import (
     backward,
     gradient_norm,
@@ -33,65 +28,6 @@ from snake_dist.zero.engine import (
 if TYPE_CHECKING:
     import torch
 
-Collate = Callable[[Sequence[Example]], Batch]
-
-MAX_SKIPPED = 5
-"""The run fails after this many steps in a row with a gradient that is not finite."""
-MAX_SKIPPED_FP16 = 50
-"""The same in fp16, where the loss scaler finds its scale by skipping steps."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """This process's part of the work."""
-
-    rank: int
-    world_size: int
-    micro_batch_size: int
-    accumulation: int
-
-    def micro_batches(self, ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return the ids of this rank's micro-batches of one step; see `data.batching.micro_batches`."""
-        return micro_batches(
-            ids,
-            lengths[ids],
-            micro_batch_size=self.micro_batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            accumulation=self.accumulation,
-        )
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """Everything that the steps of a run share on this rank."""
-
-    engine: Any
-    dataset: TokenizedDataset
-    stream: ExampleStream
-    share: Share
-    collate: Collate
-    config: TrainingConfig
-    allocation: RankAllocation | None = None
-    """AdaLoRA's allocation of matrix ranks to modules; None for other adapters."""
-
-    def batches(self, dataset: TokenizedDataset, ids: np.ndarray) -> Iterator[tuple[bool, Batch]]:
-        """Yield (whether it is empty, batch on the device) of this rank's micro-batches of `dataset`'s examples `ids`.
-
-        An empty micro-batch holds the first example, with which the rank takes part in the others' collectives.
-        """
-        for micro_ids in self.share.micro_batches(ids, dataset.lengths):
-            chosen = micro_ids if len(micro_ids) else ids[:1]
-            batch = self.collate([dataset[i] for i in chosen]).to(self.engine.device)
-            yield len(micro_ids) == 0, batch
-
-    @cached_property
-    def ahead(self) -> OneAhead[list[tuple[bool, Batch]]]:
-        """The batches of the stream's steps, prepared while the device computes."""
-        return OneAhead(
-            lambda step: list(self.batches(self.dataset, self.stream.step_examples(step))), self.stream.num_steps
-        )
-
 
 def run_steps(
     trainer: Trainer,
@@ -100,18 +36,19 @@ def run_steps(
     evaluate: Callable[[int], Metrics],
     after_step: Callable[[int, Metrics], bool] = lambda _step, _held_out: False,
     first_step: int = 0,
+    on_not_finite: Callable[[NotFinite], None] | None = None,
 ) -> None:
     """Run the optimizer steps from `first_step` (0: the run's first) to the last of the stream.
 
     Call `log(step, metrics)` on every rank with equal numbers, `evaluate(steps done)` on every rank together and after
     the last step in any case, `after_step(steps done, held-out metrics or {})` on every rank together when all is
     logged; where that returns True (on all ranks alike) the run stops. A step whose gradient is not finite on any rank
-    is skipped on all. Raises InputError, on all ranks alike, after too many of them in a row.
+    is skipped on all, and `on_not_finite`, on every rank, gets the reason of the first; see `SkippedSteps`. Raises
+    InputError, on all ranks alike, after too many of them in a row.
     """
     engine, dataset, stream, config = trainer.engine, trainer.dataset, trainer.stream, trainer.config
     window = _Window()
-    num_skipped = 0
-    most_skipped = MAX_SKIPPED_FP16 if engine.fp16_enabled() else MAX_SKIPPED
+    skips = SkippedSteps(trainer, on_not_finite)
     for step in range(first_step, stream.num_steps):
         started = time.perf_counter()
         learning_rate = learning_rate_at(
@@ -126,14 +63,10 @@ def run_steps(
         is_last = step + 1 == stream.num_steps
         is_logged = is_last or (step + 1) % config.log_every == 0
         skipped = was_skipped(engine)
-        num_skipped = num_skipped + 1 if skipped else 0
-        if num_skipped == most_skipped:
-            raise InputError(
-                f"step {step + 1}: loss or gradient was not finite in {num_skipped} steps in a row, all skipped: "
-                f"lower --learning-rate {config.learning_rate:g}"
-            )
+        skips.count(step, ids, local[0], is_skipped=skipped)
         if is_logged:
             measured = step_metrics(engine, dataset, ids, local) | ({"train/skipped": 1.0} if skipped else {})
+            skips.last_gradient_norm = measured.get("train/grad_norm", skips.last_gradient_norm)
             if trainer.allocation is not None:
                 measured |= trainer.allocation.metrics()
         window.seconds += time.perf_counter() - started
@@ -165,7 +98,7 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
     batches = trainer.ahead.get(step) if engine.device.type == "cuda" else trainer.batches(dataset, ids)
     for index, (is_empty, batch) in enumerate(batches):
         # Same micro-batch, same dropout, on however many ranks: its number within the step decides.
-        torch.manual_seed(_dropout_seed(trainer.config.seed, step, index * share.world_size + share.rank))
+        torch.manual_seed(trainer.dropout_seed(step, index))
         with naming_the_batch(batch, share.rank):
             logits_KV, labels_K, _ = forward_trained(engine, batch)
             # An empty micro-batch takes part with weight 0: the other ranks wait for its gradients.
@@ -220,7 +153,3 @@ class _Window:
             TOKENS_PER_S: self.num_tokens / self.seconds,
             LOSS_TOKENS_PER_S: self.num_loss_tokens / self.seconds,
         }
-
-
-def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -79,7 +79,8 @@ def dump_parameters(path: str) -> None:
 def test_14_nan_on_one_rank_skips_the_step_on_all(tmp_path, llama_dir, data, stage, dtype):
     run = tmp_path / "run"
     flags = flags_of(llama_dir, data, run, ds=ROOT / f"ds_configs/zero{stage}.json", base_dtype=dtype, max_steps=5)
-    injected = [(1, faults.nan_logits, (3, 3)), *((r, dump_parameters, (str(tmp_path / f"{r}"),)) for r in (0, 1))]
+    nan = (1, faults.nan_in_module, ("model.layers.1.mlp", 3, 3))
+    injected = [nan, *((r, dump_parameters, (str(tmp_path / f"{r}"),)) for r in (0, 1))]
     done = launch(flags, 2, tmp_path / "logs", injected)
     assert done.codes == [0, 0], done.printed()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -88,6 +89,14 @@ def test_14_nan_on_one_rank_skips_the_step_on_all(tmp_path, llama_dir, data, sta
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
     assert all(tensor.isfinite().all() for tensor in adapter_tensors(run).values())
     assert logged(run, "train/loss")[-1] < logged(run, "train/loss")[0]
+    found = json.loads((run / "not_finite.json").read_text())
+    assert (found["step"], found["module"], found["rank"], found["micro_batch"]) == (3, "model.layers.1.mlp", 1, 0)
+    assert len(found["places"]) == 2
+    assert all(place.split(":")[0].endswith(".jsonl") for place in found["places"])
+    assert found["last_gradient_norm"] == logged(run, "train/grad_norm")[1]
+    said = [line for line in done.printed().splitlines() if "step 3: not finite" in line]
+    assert len(said) == 1
+    assert f"first in the output of model.layers.1.mlp, rank 1, on {', '.join(found['places'])};" in said[0]
 
 
 def test_14_nan_in_every_step_stops_the_run(tmp_path, llama_dir, data):
@@ -97,6 +106,7 @@ def test_14_nan_in_every_step_stops_the_run(tmp_path, llama_dir, data):
     error, same = errors_of(done.printed())  # of the step's loss, which all ranks have
     assert error == same
     assert "step 6: loss or gradient was not finite in 5 steps in a row" in error
+    assert done.printed().count("every module's output is finite, so the backward pass it was") == 1
     from safetensors.torch import load_file
 
     for step in checkpoint_steps(run):

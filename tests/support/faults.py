@@ -83,6 +83,27 @@ def nan_logits(first_step: int, last_step: int) -> None:
     replace(loop, "forward_trained", forward_trained)
 
 
+def nan_in_module(name: str, first_step: int, last_step: int) -> None:
+    """The output of this module of the base is NaN on this rank in these steps."""
+    import torch
+
+    from snake_dist.training import loop
+
+    real_step = loop.training_step
+    now = {"step": 0}
+
+    def break_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return output * float("nan") if first_step <= now["step"] <= last_step else None
+
+    def training_step(trainer: Any, ids: Any, *, step: int) -> Any:
+        if now["step"] == 0:
+            trainer.engine.module.get_base_model().get_submodule(name).register_forward_hook(break_output)
+        now["step"] = step + 1
+        return real_step(trainer, ids, step=step)
+
+    replace(loop, "training_step", training_step)
+
+
 def out_of_memory() -> None:
     import torch
 

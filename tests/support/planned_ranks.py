@@ -25,7 +25,8 @@ def step_messages(config: sd.RunConfig) -> dict[str, tuple[int, int]]:
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
-    from snake_dist.training.loop import Trainer, training_step
+    from snake_dist.training.loop import training_step
+    from snake_dist.training.trainer import Trainer
     from snake_dist.zero.engine import start_engine
 
     totals: Counter[str] = Counter()

@@ -89,7 +89,8 @@ def ours(configs):
     from snake_dist.run.preparation import prepare
     from snake_dist.run.training import load_model
     from snake_dist.training.adalora_ranks import rank_allocation
-    from snake_dist.training.loop import Trainer, run_steps
+    from snake_dist.training.loop import run_steps
+    from snake_dist.training.trainer import Trainer
     from snake_dist.zero.engine import start_engine
     from snake_dist.zero.parameters import gather_adapter, whole_parameter
 

@@ -52,6 +52,7 @@ def test_a_resumed_fp16_run_scales_as_before(tmp_path, stage):
     ]
     run_on_ranks(train_twice, 2, *configs)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert not (whole / "not_finite.json").exists(), "a loss scale that is too high is no fault"
     scales = [scaler_at(whole, step) for step in range(1, NUM_STEPS + 1)]
     after = [scale["cur_scale"] for scale in scales[STOPPED_AT - 1 :]]
     assert min(after) < after[0], "the scale falls after the checkpoint"
