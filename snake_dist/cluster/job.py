@@ -22,7 +22,7 @@ class Job:
     """One job, or an array of jobs that differ only in the flags of their runs."""
 
     job_name: str = ""
-    """Name of the job: letters, digits, . _ -."""
+    """Name of the job: letters, digits, . _ -. Default: the program's name."""
     nodes: int = 1
     """Number of nodes."""
     gpus_per_node: int = 0
@@ -120,6 +120,7 @@ def check_job(job: Job) -> None:
 
 def complete_job(job: Job, now: datetime, this_python: str) -> Job:
     """Fill in the job's defaults and check it. Raises InputError."""
+    job = replace(job, job_name=job.job_name or Path(job.program).stem)
     job = replace(
         job,
         directory=job.directory or f"{LOGS}/{job.job_name}_{now:%Y%m%d_%H%M%S}",

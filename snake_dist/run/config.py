@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from snake_dist.checkpoint.checkpoints import CheckpointConfig, check_checkpoint_config
 from snake_dist.cli import parse_dataclass
@@ -30,6 +31,9 @@ class OutputConfig:
     output_dir: str | None = None
     """New or empty directory, or with --resume auto the directory of the run to resume. Default:
     logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""
+    report_to: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ("wandb",)
+    """Where metrics.jsonl's numbers go too. tensorboard and trackio are extras: pip install 'snake_dist[tensorboard]'.
+    """
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
     if config.checkpoint.best_by == "play" and not config.play.eval_games:
         raise InputError("--best-by play contradicts --eval-games 0: training would play no games")
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)
+
+
+def check_sinks(output: OutputConfig) -> None:
+    """Raise InputError for a sink whose package is not installed here."""
+    for name in output.report_to:
+        if find_spec(name) is None:
+            raise InputError(f"--report-to {name}: not installed here: pip install 'snake_dist[{name}]'")
 
 
 def recipe_flags(path: str) -> list[str]:

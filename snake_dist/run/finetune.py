@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from snake_dist.run.games import judge_run, write_run_report
 from snake_dist.run.model_card import adapter_metadata, model_card, software_versions
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
+from snake_dist.run.sinks import open_sinks
 from snake_dist.run.summary import (
     Played,
     RunFacts,
@@ -38,9 +38,7 @@ from snake_dist.run.summary import (
 )
 from snake_dist.run.training import Trained, load_model, train_model
 from snake_dist.training.metrics import MetricsLog, SilentLog
-from snake_dist.training.sinks import SinkThread
 from snake_dist.training.trainer import Collate
-from snake_dist.training.wandb_log import open_wandb
 from snake_dist.zero.config import zero_stage
 
 if TYPE_CHECKING:
@@ -118,8 +116,7 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
         return SilentLog()
     wandb_run_id = run.saved.get("wandb_run_id") or secrets.token_hex(4)
     shown = run.config.flat() | {"run": facts}
-    wandb = partial(open_wandb, run.config.wandb, run.output_dir, shown, wandb_run_id)
-    sinks = [] if run.config.wandb.wandb_mode == "disabled" else [SinkThread("W&B", wandb)]
+    sinks = open_sinks(run, shown, wandb_run_id)
     if run.checkpoint is not None:
         print(f"resuming from {run.checkpoint.path}, after step {run.first_step}", flush=True)
     print(f"data: {render_data(facts['data'])}", flush=True)

@@ -27,7 +27,7 @@ from snake_dist.data.tokenization import tokenizer_fingerprint
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.run.board import Board, find_board, name_style
-from snake_dist.run.config import RunConfig, check_run_config
+from snake_dist.run.config import RunConfig, check_run_config, check_sinks
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.trainer import Share
@@ -102,6 +102,7 @@ def prepare(config: RunConfig, world: World) -> Run:
         if checkpoint is not None:
             check_fingerprint(checkpoint, run.fingerprint)
         earlier = checkpoint.numbers.get("config", {}) if checkpoint else {}
+        agree(world, partial(check_sinks, config.output))
         wandb = agree(world, partial(complete_wandb_config, config.wandb, earlier, os.environ))
     except InputError as problem:
         if lock is not None:

@@ -43,6 +43,12 @@ def test_a_ready_file_is_what_submit_prints_for_its_recipe(recipe):
     assert written == dry_run("--recipe", str(recipe)), f"write again: python -m tests.cluster.test_job_script {recipe}"
 
 
+def test_a_job_without_a_name_has_its_programs():
+    script = dry_run()
+    assert "#SBATCH --job-name=train\n" in script
+    assert "logs/slurm/train_2" in script
+
+
 def test_every_ready_file_has_a_recipe():
     assert {path for recipe in RECIPES for path in ready_files(recipe)} == set(SLURM.glob("*.sbatch"))
 
