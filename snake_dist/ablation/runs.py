@@ -26,7 +26,7 @@ from snake_dist.run.summary import read_summary
 HOW_NOT_WHAT = {
     "output-dir", "resume", "save-every", "keep-checkpoints", "rank-timeout-s", "log-every", "ds", "micro-batch-size",
     "gradient-checkpointing", "wandb-mode", "wandb-project", "wandb-entity", "wandb-group", "wandb-name", "wandb-tags",
-    "report-to",
+    "wandb-artifacts", "report-to",
 }  # fmt: skip
 """Flags in which an existing run may differ from the grid: they change neither what it learned nor its games."""
 GRID_COPY = "grid.yaml"

@@ -20,6 +20,7 @@ from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten
 from snake_dist.files import ADAPTER_DIR, CONFIG, DS_CONFIG, METRICS, RUN_FACTS, SUMMARY, write_json_atomically
 from snake_dist.model import adapters, base
+from snake_dist.run.artifacts import artifacts_of
 from snake_dist.run.config import RunConfig
 from snake_dist.run.games import judge_run, write_run_report
 from snake_dist.run.model_card import adapter_metadata, model_card, software_versions
@@ -182,6 +183,8 @@ def finish(session: Session, facts: RunFacts, training: TrainingSummary, played:
             metrics.log_page(run.num_steps, page)
             summary["report"] = str(page)
         write_json_atomically(run.output_dir / SUMMARY, summary)
+        for artifact in artifacts_of(run, summary):
+            metrics.log_artifact(artifact)
         metrics.close()
         print(render_summary(summary), flush=True)
     session.status.write("finished")

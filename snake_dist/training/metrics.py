@@ -10,7 +10,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from snake_dist.training.sinks import SinkThread, close_all
+from snake_dist.training.sinks import Artifact, SinkThread, close_all
 
 Metrics = dict[str, float]
 """Name, as in metrics.jsonl and W&B -> value."""
@@ -33,6 +33,9 @@ class SilentLog:
 
     def log_page(self, step: int, page: Path) -> None:
         """Show an HTML page in the sinks that can, as the panel `report`."""
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Pass the artifact to the sinks that keep them."""
 
     def sync(self) -> None:
         """Make what was logged so far durable."""
@@ -76,6 +79,10 @@ class MetricsLog(SilentLog):
     def log_page(self, step: int, page: Path) -> None:
         for sink in self._sinks:
             sink.call(lambda each: each.log_page(step, page))
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        for sink in self._sinks:
+            sink.call(lambda each: each.log_artifact(artifact))
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())

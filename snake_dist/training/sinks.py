@@ -7,10 +7,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-CLOSE_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 120.0
 """How long the end of a run waits for its sinks."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files of a run that have a name and versions; without files, what is known of its input."""
+
+    name: str
+    type: str
+    """model, report or dataset."""
+    metadata: dict[str, Any]
+    path: Path | None = None
+    """Their directory; None: an input, which is elsewhere."""
+    aliases: tuple[str, ...] = ()
 
 
 class Sink:
@@ -24,6 +39,9 @@ class Sink:
 
     def log_page(self, step: int, page: Path) -> None:
         """Show a self-contained HTML file as the panel `report`."""
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Keep the artifact. A failure is said in one line and ends nothing: the files stay where they are."""
 
     def close(self) -> None:
         """Return when everything has arrived."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snake_dist.errors import InputError
-from snake_dist.training.sinks import CLOSE_TIMEOUT_S, Sink
+from snake_dist.training.sinks import CLOSE_TIMEOUT_S, Artifact, Sink
 
 INIT_TIMEOUT_S = 30.0
 """How long the service may take to answer before the run logs offline."""
@@ -35,6 +35,8 @@ class WandbConfig:
     """Name of the run in W&B. Default: WANDB_NAME, else the name of the output directory."""
     wandb_tags: tuple[str, ...] = ()
     """W&B tags. Default: WANDB_TAGS, separated by commas."""
+    wandb_artifacts: bool = True
+    """Give W&B the adapter, the best checkpoint, the report, and the data's fingerprint as the run's input."""
 
 
 _VARIABLES = {
@@ -101,7 +103,7 @@ def open_wandb(config: WandbConfig, directory: Path, run_config: dict[str, Any],
                 finish_timeout_raises=True,
             ),
         )
-        return WandbSink(run, is_online=mode == "online")
+        return WandbSink(run, is_online=mode == "online", keeps_artifacts=config.wandb_artifacts)
 
     if config.wandb_mode == "offline":
         return start("offline")
@@ -122,8 +124,8 @@ def open_wandb(config: WandbConfig, directory: Path, run_config: dict[str, Any],
 class WandbSink(Sink):
     """One W&B run. Everything is in its directory before it is uploaded."""
 
-    def __init__(self, run: Any, *, is_online: bool) -> None:
-        self._run = run
+    def __init__(self, run: Any, *, is_online: bool, keeps_artifacts: bool) -> None:
+        self._run, self._is_online, self._keeps_artifacts = run, is_online, keeps_artifacts
         directory = shlex.quote(str(Path(run.settings.sync_dir)))
         self.upload_command = f"wandb sync {'--include-online ' if is_online else ''}{directory}"
 
@@ -134,6 +136,22 @@ class WandbSink(Sink):
         import wandb
 
         self._run.log({"report": wandb.Html(str(page), inject=False)}, step=step)
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        import wandb
+
+        if not self._keeps_artifacts or (artifact.path is None and not self._is_online):  # inputs need the service
+            return
+        try:
+            made = wandb.Artifact(artifact.name, type=artifact.type, metadata=artifact.metadata)
+            if artifact.path is None:
+                self._run.use_artifact(made, aliases=list(artifact.aliases))
+            else:
+                made.add_dir(str(artifact.path), policy="immutable")
+                self._run.log_artifact(made, aliases=["latest", *artifact.aliases])
+        except Exception as problem:  # whatever W&B raises, the files are where they were
+            why = " ".join(str(problem).split())[:200]
+            print(f"W&B: artifact {artifact.name} not kept ({type(problem).__name__}: {why})", file=sys.stderr)
 
     def close(self) -> None:
         self._run.finish()

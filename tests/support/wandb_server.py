@@ -28,12 +28,26 @@ class LoggedRun:
         return [(line["_step"], line[metric]) for line in self.history if metric in line]
 
 
+@dataclass
+class LoggedArtifact:
+    """One version of an artifact."""
+
+    name: str
+    type: str
+    aliases: list[str]
+    metadata: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
+    used_by: list[str] = field(default_factory=list)
+    is_committed: bool = False
+
+
 class WandbServer:
     """The service; it answers inside the context. Another context on the same port goes on with the same runs."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.runs: dict[str, LoggedRun] = {}
+        self.artifacts: list[LoggedArtifact] = []
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -65,7 +79,19 @@ class WandbServer:
 
     def query(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The answer to a GraphQL operation."""
-        answers = {"Viewer": self._viewer, "RunResumeStatus": self._run, "UpsertBucket": self._upsert_run}
+        answers = {
+            "Viewer": self._viewer,
+            "RunResumeStatus": self._run,
+            "UpsertBucket": self._upsert_run,
+            "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
+            "ArtifactType": lambda _: {"project": {"artifact": None}},
+            "ArtifactByID": self._artifact,
+            "CreateArtifact": self._create_artifact,
+            "UseArtifact": self._use_artifact,
+            "CreateArtifactManifest": self._create_manifest,
+            "CreateArtifactFiles": self._create_files,
+            "CommitArtifact": self._commit_artifact,
+        }
         if operation not in answers:
             return {"errors": [{"message": f"the stand-in has no {operation}"}]}
         return {"data": answers[operation](variables)}
@@ -98,6 +124,55 @@ class WandbServer:
     def _project(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"id": "P", "name": asked["project"], "entity": {"id": "E", "name": asked.get("entity") or ACCOUNT}}
 
+    def _create_artifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        about = asked["input"]
+        aliases = [alias["alias"] for alias in about["aliases"]]
+        metadata = json.loads(about["metadata"] or "{}")
+        made = LoggedArtifact(about["artifactCollectionName"], about["artifactTypeName"], aliases, metadata)
+        self.artifacts.append(made)
+        answer = {"id": str(len(self.artifacts) - 1), "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": answer}}
+
+    def _artifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        known = self.artifacts[int(asked["id"])]
+        project = self._project({"project": "p"}) | {"internalId": "P"}
+        answer = {
+            "__typename": "Artifact", "id": asked["id"], "versionIndex": 0, "artifactType": {"name": known.type},
+            "artifactSequence": {"__typename": "ArtifactSequence", "name": known.name, "project": project},
+            "metadata": json.dumps(known.metadata), "state": "COMMITTED", "size": 0, "digest": "D", "commitHash": "C",
+            "fileCount": 0, "createdAt": "2026-01-01T00:00:00", "updatedAt": None, "description": None,
+            "ttlDurationSeconds": 0, "ttlIsInherited": True, "tags": [], "historyStep": None, "aliases": [],
+        }  # fmt: skip
+        return {"artifact": answer}
+
+    def _use_artifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked.get("artifactID") or asked["input"]["artifactID"]
+        self.artifacts[int(number)].used_by.append(asked.get("runName") or asked["input"]["runName"])
+        return {"useArtifact": {"artifact": {"id": number}}}
+
+    def _create_manifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self.port}/put/{asked['artifactID']}/manifest"
+        file = {"id": "F", "name": "manifest", "displayName": "manifest", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": asked["artifactID"], "file": file}}}
+
+    def _create_files(self, asked: dict[str, Any]) -> dict[str, Any]:
+        nodes = []
+        for spec in asked["input"]["artifactFiles"]:
+            url = f"http://127.0.0.1:{self.port}/put/{spec['artifactID']}/{spec['name']}"
+            file = {"id": "F", "name": spec["name"], "displayName": spec["name"], "uploadUrl": url, "uploadHeaders": []}
+            artifact = {"id": spec["artifactID"]}
+            nodes.append({"node": {**file, "storagePath": None, "uploadMultipartUrls": None, "artifact": artifact}})
+        return {"createArtifactFiles": {"files": {"edges": nodes}}}
+
+    def _commit_artifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts[int(asked["artifactID"])].is_committed = True
+        return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "D"}}}
+
+    def put(self, path: str, content: bytes) -> None:
+        """Keep a file of an artifact, by its path /put/ARTIFACT/NAME."""
+        _, _, number, name = path.split("/", 3)
+        self.artifacts[int(number)].files[name] = content
+
     def stream(self, name: str, files: dict[str, Any]) -> None:
         """Keep the lines that a run appends to its files."""
         if chunk := files.get("wandb-history.jsonl"):
@@ -118,10 +193,15 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         if self.path == "/graphql":
             asked = json.loads(body)
-            self._answer(self.service.query(asked["operationName"], asked.get("variables") or {}))
+            operation = asked.get("operationName") or asked["query"].split("(")[0].split()[-1]
+            self._answer(self.service.query(operation, asked.get("variables") or {}))
             return
         if self.path.endswith("/file_stream"):
             self.service.stream(self.path.split("/")[-2], json.loads(body).get("files", {}))
+        self._answer({})
+
+    def do_PUT(self) -> None:
+        self.service.put(self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         self._answer({})
 
     def _answer(self, content: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from snake_dist.errors import InputError
 from snake_dist.training import wandb_log
-from snake_dist.training.sinks import SinkThread, close_all
+from snake_dist.training.sinks import Artifact, SinkThread, close_all
 from snake_dist.training.wandb_log import WandbConfig, complete_wandb_config, open_wandb
 from tests.support.faults import replace
 from tests.support.processes import BIN, run_program, wait_until
@@ -127,3 +127,36 @@ def test_nothing_is_lost_when_the_service_goes_away(tmp_path):
     # `wandb sync` sends every line again, under its step.
     assert dict(server.runs["run1"].series("train/loss")) == dict(losses(range(5)))
     assert "W&B stopped logging (TimeoutError" in printed
+
+
+def keep(directory: Path, environment: dict[str, str]) -> str:
+    """On a rank: log a number, an adapter and the data that it is from; return what that prints."""
+    os.environ.update(environment, WANDB_DATA_DIR=str(directory), WANDB_CACHE_DIR=str(directory))
+    adapter = directory / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    artifacts = [
+        Artifact("run-adapter", "model", {"eval/loss": 0.25}, adapter, ("final", "best")),
+        Artifact("data-1", "dataset", {"fingerprint": "f"}),
+    ]
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        thread = SinkThread("W&B", lambda: open_wandb(WandbConfig(wandb_project="p"), directory, {}, "run1"))
+        thread.call(lambda sink: sink.log(1, {"train/loss": 0.25}))
+        for artifact in artifacts:
+            thread.call(lambda sink, artifact=artifact: sink.log_artifact(artifact))  # type: ignore[misc]
+        close_all([thread], timeout_s=30.0)
+    return printed.getvalue()
+
+
+def test_the_service_gets_the_adapter_and_what_it_is_from(tmp_path):
+    with WandbServer() as server:
+        [printed] = run_on_ranks(keep, 1, tmp_path, server.account)
+    assert printed == ""
+    adapter, data = server.artifacts
+    assert (adapter.name, adapter.type, adapter.metadata) == ("run-adapter", "model", {"eval/loss": 0.25})
+    assert set(adapter.aliases) == {"latest", "final", "best"}
+    assert adapter.files["adapter_model.safetensors"] == b"weights"
+    assert (data.name, data.metadata, data.used_by) == ("data-1", {"fingerprint": "f"}, ["run1"])
+    assert adapter.is_committed
+    assert data.is_committed
+    assert server.runs["run1"].series("train/loss") == [(1, 0.25)]
