@@ -27,6 +27,7 @@ from snake_dist.run.model_card import adapter_metadata, model_card, software_ver
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
 from snake_dist.run.sinks import open_sinks
+from snake_dist.run.start import render_start
 from snake_dist.run.summary import (
     Played,
     RunFacts,
@@ -34,7 +35,6 @@ from snake_dist.run.summary import (
     TrainingSummary,
     data_notices,
     read_summary,
-    render_data,
     render_summary,
 )
 from snake_dist.run.training import Trained, load_model, train_model
@@ -120,16 +120,10 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     sinks = open_sinks(run, shown, wandb_run_id)
     if run.checkpoint is not None:
         print(f"resuming from {run.checkpoint.path}, after step {run.first_step}", flush=True)
-    print(f"data: {render_data(facts['data'])}", flush=True)
+    print(render_start(run, facts), flush=True)
     for notice in data_notices(facts["data"]):
         print(f"warning: {notice}", file=sys.stderr, flush=True)
     parameters = facts["parameters"]
-    print(
-        f"trainable parameters: {parameters['trainable']:,} of {parameters['total']:,} "
-        f"({parameters['trainable_share']:.2%}); {run.num_steps} steps of {run.stream.global_batch_size} examples, "
-        f"{run.dtype}, ZeRO stage {facts['zero_stage']}, output in {run.output_dir}",
-        flush=True,
-    )
     (run.output_dir / CONFIG).write_text(run.config.to_yaml(), encoding="utf-8")
     write_json_atomically(run.output_dir / DS_CONFIG, run.ds_config)
     start = {**facts, "wandb_run_id": wandb_run_id, "versions": software_versions()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +24,10 @@ LOSS_TOKENS_PER_S: Final = "train/loss_tokens_per_s"
 HELD_OUT_LOSS: Final = "eval/loss"
 EXACT_COMPLETIONS: Final = "eval/exact_completions"
 PLAY_APPLES: Final = "eval/play/apples/mean"
+
+
+STEPS_TO_ESTIMATE = 5
+"""Steps between the first one and the estimate of the run's time."""
 
 
 class SilentLog:
@@ -62,6 +69,9 @@ class MetricsLog(SilentLog):
         self.wandb_run_id = wandb_run_id
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._sinks = sinks
+        self._num_steps = num_steps
+        self._first_timed: tuple[int, float] | None = None
+        self._is_estimated = False
         self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True, initial=first_step)
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -69,12 +79,28 @@ class MetricsLog(SilentLog):
         for sink in self._sinks:
             sink.call(lambda each: each.log(step, metrics))
         if LOSS in metrics:
+            self._estimate(step)
             self._bar.set_postfix_str(
                 f"loss {metrics[LOSS]:.4f}, {metrics[TOKENS_PER_S]:.0f} tokens/s, "
                 f"{metrics[LOSS_TOKENS_PER_S]:.0f} trained/s",
                 refresh=False,
             )
         self._bar.update(step - self._bar.n)
+
+    def _estimate(self, step: int) -> None:
+        """Say once, after a few steps, how long the others take. A session's first is slower and does not count."""
+        now = time.monotonic()
+        if self._first_timed is None:
+            self._first_timed = (step, now)
+        first, began = self._first_timed
+        num_left = self._num_steps - step
+        if self._is_estimated or step - first < STEPS_TO_ESTIMATE or num_left <= 0:
+            return
+        self._is_estimated = True
+        each = (now - began) / (step - first)
+        left = timedelta(seconds=round(each * num_left))
+        text = f"about {left} (h:mm:ss) of training left: {num_left} steps of {each:.2g} s; games not counted"
+        self._bar.write(text, file=sys.stderr)
 
     def log_page(self, step: int, page: Path) -> None:
         for sink in self._sinks:
