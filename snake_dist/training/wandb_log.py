@@ -15,6 +15,8 @@ from snake_dist.training.sinks import CLOSE_TIMEOUT_S, Artifact, Sink
 
 INIT_TIMEOUT_S = 30.0
 """How long the service may take to answer before the run logs offline."""
+ARTIFACT_TIMEOUT_S = 60
+"""How long the run's end waits for one artifact before it says so."""
 DEFAULT_PROJECT = "snake_dist"
 
 
@@ -148,10 +150,15 @@ class WandbSink(Sink):
                 self._run.use_artifact(made, aliases=list(artifact.aliases))
             else:
                 made.add_dir(str(artifact.path), policy="immutable")
-                self._run.log_artifact(made, aliases=["latest", *artifact.aliases])
+                logged = self._run.log_artifact(made, aliases=["latest", *artifact.aliases])
+                if self._is_online:  # else nobody hears of a failure
+                    logged.wait(timeout=ARTIFACT_TIMEOUT_S)
         except Exception as problem:  # whatever W&B raises, the files are where they were
             why = " ".join(str(problem).split())[:200]
-            print(f"W&B: artifact {artifact.name} not kept ({type(problem).__name__}: {why})", file=sys.stderr)
+            place = "" if artifact.path is None else f": its files are in {artifact.path}"
+            print(
+                f"W&B: artifact {artifact.name} not uploaded ({type(problem).__name__}: {why}){place}", file=sys.stderr
+            )
 
     def close(self) -> None:
         self._run.finish()

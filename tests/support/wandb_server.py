@@ -47,6 +47,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.port = free_port()
         self.runs: dict[str, LoggedRun] = {}
+        self.refused: set[str] = set()
         self.artifacts: list[LoggedArtifact] = []
         self._server: ThreadingHTTPServer | None = None
 
@@ -92,7 +93,7 @@ class WandbServer:
             "CreateArtifactFiles": self._create_files,
             "CommitArtifact": self._commit_artifact,
         }
-        if operation not in answers:
+        if operation in self.refused or operation not in answers:
             return {"errors": [{"message": f"the stand-in has no {operation}"}]}
         return {"data": answers[operation](variables)}
 

@@ -160,3 +160,15 @@ def test_the_service_gets_the_adapter_and_what_it_is_from(tmp_path):
     assert adapter.is_committed
     assert data.is_committed
     assert server.runs["run1"].series("train/loss") == [(1, 0.25)]
+
+
+def test_an_artifact_that_is_refused_loses_nothing_and_is_named(tmp_path):
+    with WandbServer() as server:
+        server.refused = {"CreateArtifact"}
+        [printed] = run_on_ranks(keep, 1, tmp_path, server.account)
+    first, second = printed.splitlines()
+    assert "W&B: artifact run-adapter not uploaded (" in first
+    assert first.endswith(f": its files are in {tmp_path / 'adapter'}")
+    assert "W&B: artifact data-1 not uploaded (" in second
+    assert (tmp_path / "adapter/adapter_model.safetensors").read_bytes() == b"weights"
+    assert server.runs["run1"].series("train/loss") == [(1, 0.25)]
