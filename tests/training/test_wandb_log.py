@@ -111,6 +111,7 @@ def test_sessions_without_the_service_are_uploaded_as_one_run(tmp_path):
     assert server.runs["run1"].series("train/loss") == losses(range(6))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_the_service_goes_away(tmp_path):
     server = WandbServer().start()
 
