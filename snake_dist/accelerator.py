@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,11 @@ def moved_at_once(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
     }
 
 
+def runs_on_cpu(tensor: torch.Tensor) -> bool:
+    """Return whether this package's own operations for CPUs compute on this tensor; else PyTorch's for the device do."""
+    return tensor.device.type == "cpu"
+
+
 def release_memory() -> None:
     """Free what nothing holds any more, cycles too, and give a CUDA device's cached memory back."""
     import torch
@@ -51,10 +57,11 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         nonlocal compiled
-        if compiled is function or not fuses(args[0]):
-            return function(*args, **options)
         import torch
 
+        # Inside a compiled layer it is compiled with the layer.
+        if compiled is function or torch.compiler.is_compiling() or not fuses(args[0]):
+            return function(*args, **options)
         if compiled is None:
             compiled = torch.compile(function, dynamic=False)
         for tensor in args:
@@ -69,6 +76,13 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **options)
 
     return call
+
+
+def uncompiled(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, compiled layers run as they are written: without gradients they would be compiled once more."""
+    import torch
+
+    return torch.compiler.set_stance("force_eager") if device.type == "cuda" else nullcontext()
 
 
 def fuses(tensor: torch.Tensor) -> bool:

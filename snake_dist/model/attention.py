@@ -12,9 +12,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from snake_dist import accelerator
 from snake_dist.segments import Segments
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def packed_causal_attention(
         raise UnknownAttention("a model that does not hand its keywords through")
     dropout = dropout if module.training else 0.0
     is_square = query.shape[-1] == value.shape[-1]
-    if runs_on_cpu(query) and not dropout and sliding_window is None and is_square:
+    if accelerator.runs_on_cpu(query) and not dropout and sliding_window is None and is_square:
         from snake_dist.model.cpu_attention import PackedCausalAttention
 
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -85,15 +85,11 @@ def packed_causal_attention(
     if has_varlen(query) and not dropout and is_square:
         query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         if segments.prefix:
-            from snake_dist.model.repeat_prefix import RepeatPrefix
+            from snake_dist.model.repeat_prefix import repeat_prefix
 
-            key, value = (RepeatPrefix.apply(tensor, segments) for tensor in (key, value))
+            key, value = repeat_prefix(key, segments), repeat_prefix(value, segments)
         return varlen(query, key, value, segments, scaling, sliding_window).unsqueeze(0), None
     return one_by_one(query, key, value, segments, scaling, dropout, sliding_window), None
-
-
-def runs_on_cpu(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu"
 
 
 def has_varlen(query: torch.Tensor) -> bool:
@@ -103,14 +99,14 @@ def has_varlen(query: torch.Tensor) -> bool:
     is_half = query.dtype in (torch.bfloat16, torch.float16)
     if not query.is_cuda or not is_half or query.shape[-1] > 256 or query.shape[-1] % 8:
         return False
-    return _is_ampere_or_later(query.device.index)
+    device = query.device.index
+    if device not in _IS_AMPERE_OR_LATER:
+        _IS_AMPERE_OR_LATER[device] = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return _IS_AMPERE_OR_LATER[device]
 
 
-@cache
-def _is_ampere_or_later(device: int) -> bool:
-    import torch
-
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+_IS_AMPERE_OR_LATER: dict[int, bool] = {}
+"""By CUDA device. The proof of packing asks first: a compiled layer cannot."""
 
 
 def varlen(
@@ -124,6 +120,8 @@ def varlen(
     """[T, H, D]: each segment's queries attend to its keys and values [keys, Hkv, D]; the last of both are aligned."""
     from torch.nn.attention.varlen import varlen_attn
 
+    # PyTorch 2.11 does not ask whether heads share keys.
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     return varlen_attn(
         query,
         key,
@@ -134,16 +132,8 @@ def varlen(
         segments.longest_keys,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        **_grouped_heads(),
+        **grouped,
     )
-
-
-@cache
-def _grouped_heads() -> dict[str, Any]:
-    """What tells `varlen_attn` that key heads are shared: PyTorch 2.11 does not ask."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def one_by_one(

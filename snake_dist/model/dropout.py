@@ -7,8 +7,13 @@ kernel of PyTorch's.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+
+from snake_dist import accelerator
+from snake_dist.model.compiled_layers import decoder_layers
 
 LEVELS = 256
 """Dropout draws one byte per activation, so its rate is a multiple of 1 / 256."""
@@ -32,15 +37,18 @@ class SharedDropout:
         """bool mask of x's shape: False for a share `rate` of its elements."""
         if self._last is not None:
             seen, seen_rate, kept = self._last
-            # DeepSpeed hands each layer a new tensor object over the same memory, which `_last` keeps from reuse.
-            if seen.data_ptr() == x.data_ptr() and seen.shape == x.shape and seen_rate == rate:
+            if _is_same(seen, x) and seen_rate == rate:
                 return kept
-        if x.device.type == "cpu":
+        if accelerator.runs_on_cpu(x):
             kept, self._dropped = keep_mask(x, rate), None
         else:
             self._dropped, kept = torch.native_dropout(x.detach(), true_rate(rate), True)
-        self._last = x.detach(), rate, kept
+        self._last = x, rate, kept
         return kept
+
+    def forget(self, *_: Any) -> None:
+        """Let the activation go: at the end of each decoder layer, whose backward pass may free or recompute it."""
+        self._last = self._dropped = None
 
     def __call__(self, x: torch.Tensor, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, without gradient, with a share `rate` of its elements set to 0; bool mask of the others).
@@ -65,7 +73,7 @@ class LoraDropout(torch.nn.Module):
         if not self.training:
             return x
         kept, scale = self.masks.kept(x, self.p), 1 / (1 - true_rate(self.p))
-        if x.device.type != "cpu":
+        if not accelerator.runs_on_cpu(x):
             return torch.ops.aten.native_dropout_backward(x, kept, scale)  # x * kept * scale in one kernel
         return x * as_factor(kept, x.dtype).mul_(scale)
 
@@ -75,13 +83,23 @@ def use_shared_dropout(model: torch.nn.Module) -> None:
 
     Whichever way a layer is computed, it then draws the same masks: by PEFT (ZeRO-3) or by `frozen_ops`.
     """
-    masks = SharedDropout()
-    for module in model.modules():
-        dropouts = getattr(module, "lora_dropout", None)
-        if isinstance(dropouts, torch.nn.ModuleDict):
-            for name, dropout in dropouts.items():
-                if isinstance(dropout, torch.nn.Dropout):
-                    dropouts[name] = LoraDropout(dropout.p, masks)
+    # Inner modules first: what is outside of all decoder layers (a head) shares masks of the model's own.
+    for scope in (*decoder_layers(model), model):
+        masks = SharedDropout()
+        scope.register_forward_hook(masks.forget)
+        for module in scope.modules():
+            dropouts = getattr(module, "lora_dropout", None)
+            if isinstance(dropouts, torch.nn.ModuleDict):
+                for name, dropout in dropouts.items():
+                    if isinstance(dropout, torch.nn.Dropout):
+                        dropouts[name] = LoraDropout(dropout.p, masks)
+
+
+def _is_same(seen: torch.Tensor, x: torch.Tensor) -> bool:
+    if seen is x or torch.compiler.is_compiling():
+        return seen is x
+    # DeepSpeed hands each layer a new tensor object over the same memory, which `_last` keeps from reuse.
+    return seen.data_ptr() == x.data_ptr() and seen.shape == x.shape
 
 
 def true_rate(rate: float) -> float:

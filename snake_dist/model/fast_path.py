@@ -10,6 +10,7 @@ from functools import partial, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from snake_dist import accelerator
 from snake_dist.accelerator import fused, fuses
 from snake_dist.model.dropout import LoraDropout, true_rate
 from snake_dist.model.frozen_ops import LoraLinear, RMSNorm, gelu_gate, silu_gate
@@ -147,7 +148,7 @@ def _rms_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     from torch.nn.functional import rms_norm
 
     weight, epsilon = module.weight, module.variance_epsilon
-    if hidden_states.device.type == "cpu":
+    if accelerator.runs_on_cpu(hidden_states):
         return RMSNorm.apply(hidden_states, weight, epsilon)
     return rms_norm(hidden_states, weight.shape, weight, epsilon)
 
@@ -172,10 +173,10 @@ def _lora_linear(layer: Any, own_forward: Callable[..., torch.Tensor], x: torch.
         return own_forward(x, **options)
     base, scaling = layer.get_base_layer(), layer.scaling["default"]
     dropout = layer.lora_dropout["default"]
-    dropped, kept, kept_scale = x, None, 1.0
+    dropped, kept, kept_scale = None, None, 1.0
     if layer.training and isinstance(dropout, LoraDropout):
         dropped, kept = dropout.masks(x, dropout.p)
-        if x.device.type == "cpu":
+        if accelerator.runs_on_cpu(x):
             scaling /= 1 - true_rate(dropout.p)
         else:
             kept_scale = 1 / (1 - true_rate(dropout.p))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, linear, silu
 
+from snake_dist import accelerator
 from snake_dist.accelerator import fused
 from snake_dist.model.dropout import as_factor
 
@@ -42,8 +43,8 @@ class LoraLinear(torch.autograd.Function):
     """x W^T + bias + scaling * dropped A^T B^T, with gradients for x, A and B (Hu et al., 2021).
 
     x [..., K], weight [N, K], bias [N] or None, lora_a [r, K], lora_b [N, r]. `dropped` is x with some elements
-    set to 0 and the others times `kept_scale`, `kept` (of x's shape, bool) tells which were not; or they are x and
-    None. The backward pass needs `dropped`, not x.
+    set to 0 and the others times `kept_scale`, `kept` (of x's shape, bool) tells which were not; or both are None. The
+    backward pass needs `dropped`, not x.
     """
 
     @staticmethod
@@ -54,11 +55,13 @@ class LoraLinear(torch.autograd.Function):
         bias: torch.Tensor | None,
         lora_a: torch.Tensor,
         lora_b: torch.Tensor,
-        dropped: torch.Tensor,
+        dropped: torch.Tensor | None,
         kept: torch.Tensor | None,
         scaling: float,
         kept_scale: float,
     ) -> torch.Tensor:
+        if dropped is None:
+            dropped = x
         output = linear(x, weight, bias)
         low_rank = linear(dropped.flatten(0, -2), lora_a)
         output.view(-1, output.shape[-1]).addmm_(low_rank, lora_b.t(), alpha=scaling)
@@ -86,14 +89,14 @@ class LoraLinear(torch.autograd.Function):
 
 def _scaled_product(left: torch.Tensor, right: torch.Tensor, scaling: float) -> torch.Tensor:
     """scaling * left @ right, on an accelerator in one kernel."""
-    if left.device.type == "cpu":
+    if accelerator.runs_on_cpu(left):
         return (left @ right).mul_(scaling)
     return torch.addmm(left.new_empty(1, 1), left, right, beta=0, alpha=scaling)  # beta=0: the sum is not read
 
 
 def _add_kept(total: torch.Tensor, part: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
     """total += scale * part where `kept`."""
-    if total.device.type == "cpu":
+    if accelerator.runs_on_cpu(total):
         total.addcmul_(part, as_factor(kept, total.dtype), value=scale)
     else:
         _add_masked(total, part, kept, scale)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from snake_dist.accelerator import uncompiled
 from snake_dist.cluster.world import agree, gather
 from snake_dist.evaluation.judging.comparison import Results, judge
 from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
@@ -87,7 +88,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
         if not plays_at(run.config, step, run.num_steps):
             return {}
         started = time.perf_counter()
-        with unpacked_attention(model), joined_forwards(engine, model) as join:
+        with uncompiled(engine.device), unpacked_attention(model), joined_forwards(engine, model) as join:
 
             def gathered(answers: list[tuple[int, Answer]]) -> list[list[tuple[int, Answer]]]:
                 join()

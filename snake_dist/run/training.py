@@ -18,8 +18,9 @@ from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
 from snake_dist.files import NOT_FINITE, write_json_atomically
 from snake_dist.model import adapters, base
+from snake_dist.model.compiled_layers import compile_layers
 from snake_dist.model.dropout import use_shared_dropout
-from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
+from snake_dist.model.fast_path import use_fast_ops
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
 from snake_dist.run.restore import start_training
@@ -76,9 +77,9 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     if config.adapter.init_adapter is not None and run.checkpoint is None:
         init_adapter(model, Path(config.adapter.init_adapter).expanduser())
     use_shared_dropout(model)
-    if zero_stage(run.ds_config) < 3:
+    if zero_stage(run.ds_config) < 3:  # ZeRO-3's hooks gather the weights of PEFT's own layers
         use_fast_ops(model)
-    use_fused_ops(model)
+        compile_layers(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

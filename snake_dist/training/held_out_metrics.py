@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from snake_dist.accelerator import uncompiled
 from snake_dist.data.dataset import TokenizedDataset
 from snake_dist.training.loss import forward_trained, loss_sum
 from snake_dist.training.metrics import EXACT_COMPLETIONS, HELD_OUT_LOSS, Metrics
@@ -27,7 +28,7 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
     num_tokens = num_examples = 0
     block = share.world_size * share.accumulation * share.micro_batch_size
     # Not inference_mode: what ZeRO-3 gathers inside it could not be trained with afterwards.
-    with torch.no_grad():
+    with uncompiled(engine.device), torch.no_grad():
         for start in range(0, len(examples), block):
             ids = examples[start : start + block]
             # Every rank makes the same number of forward passes: under ZeRO-3 each is a collective.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from snake_dist import accelerator
 from snake_dist.model import attention, packing_proof
 from snake_dist.segments import Segments
 from tests.support.varlen import varlen_in_pytorch
@@ -24,7 +25,7 @@ def with_gradients(segments, window):
 def test_every_kernel_computes_the_same(monkeypatch, boundaries, prefix, window):
     segments = Segments.of(boundaries, prefix)
     own = with_gradients(segments, window)
-    monkeypatch.setattr(attention, "runs_on_cpu", lambda _query: False)
+    monkeypatch.setattr(accelerator, "runs_on_cpu", lambda _query: False)
     one_by_one = with_gradients(segments, window)
     monkeypatch.setattr(attention, "has_varlen", lambda _query: True)
     monkeypatch.setattr(attention, "varlen", varlen_in_pytorch)

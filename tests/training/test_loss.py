@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from snake_dist import accelerator
 from snake_dist.data.packing import SHORTEST_SHARED_PREFIX, Example, pack, shared_prefix_length
 from snake_dist.model.adapters import AdapterConfig, attach
 from snake_dist.model.base import load_base
@@ -65,7 +66,7 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(llama_dir, monkeypat
     if attention != "own":  # the paths of accelerators
         from snake_dist.model import attention as module
 
-        monkeypatch.setattr(module, "runs_on_cpu", lambda _query: False)
+        monkeypatch.setattr(accelerator, "runs_on_cpu", lambda _query: False)
         monkeypatch.setattr(module, "has_varlen", lambda _query: attention == "varlen")
         monkeypatch.setattr(module, "varlen", varlen_in_pytorch)
     assert use_packed_attention(model)
