@@ -8,7 +8,7 @@ ifeq (,$(shell command -v nvidia-smi))
 export LOCAL_SIZE ?= 2
 endif
 
-.PHONY: train test test-slow bench lint clean
+.PHONY: train test test-slow bench bench-gpu lint clean
 
 train: .venv/.installed
 	deepspeed launcher/train.py --ds ds_configs/zero2.json
@@ -24,6 +24,11 @@ bench: .venv/.installed
 	$(BIN)/python -m pip install -e '.[bench]'
 	python benchmarks/speed.py
 	python benchmarks/scaling.py
+
+# On one GPU, about ten minutes: correctness, steps beside TRL's, decoding, memory.
+bench-gpu: .venv/.installed
+	$(BIN)/python -m pip install -e '.[bench,gpu]'
+	python benchmarks/gpu.py
 
 lint: .venv/.installed-test
 	ruff check .

@@ -1,7 +1,7 @@
 """What the speed benchmark compares: each trains the same model on the same lines; see `speed.py`.
 
-A contender takes (path of the JSONL, number of steps) and returns (seconds, trained tokens of all ranks) of each
-step. It leaves the process group open.
+A contender takes (path of the JSONL, number of steps, name of the dtype) and returns (seconds, trained tokens of all
+ranks) of each step. It leaves the process group open.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import os
 import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 EXAMPLES_PER_RANK = 4
 RANK, ALPHA = 16, 32
 Steps = list[tuple[float, int]]
 
 
-def snake_dist(data: str, num_steps: int) -> Steps:
+def snake_dist(data: str, num_steps: int, dtype: str) -> Steps:
     """The package's own loop, logging every step."""
     from snake_dist.cluster.world import agree, world_from_environment
     from snake_dist.model import base
@@ -35,7 +38,7 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     flags = {
         "data": data, "output-dir": output, "max-steps": num_steps, "dropout": 0, "rank": RANK, "alpha": ALPHA,
         "micro-batch-size": EXAMPLES_PER_RANK, "global-batch-size": EXAMPLES_PER_RANK * world.size,
-        "wandb-mode": "disabled",
+        "wandb-mode": "disabled", "base-dtype": dtype,
     }  # fmt: skip
     run = prepare(
         parse_run_config([part for name, value in flags.items() for part in (f"--{name}", str(value))]), world
@@ -59,24 +62,24 @@ def snake_dist(data: str, num_steps: int) -> Steps:
     return steps
 
 
-def trl(data: str, num_steps: int) -> Steps:
+def trl(data: str, num_steps: int, dtype: str) -> Steps:
     """TRL's SFTTrainer as its users run it on CPUs: plain DDP, padded batches."""
-    return _trl(data, num_steps, packing=False)
+    return _trl(data, num_steps, dtype, packing=False)
 
 
-def trl_packed(data: str, num_steps: int) -> Steps:
+def trl_packed(data: str, num_steps: int, dtype: str) -> Steps:
     """The same with TRL's packing, rows of about as many tokens as a padded batch."""
-    return _trl(data, num_steps, packing=True)
+    return _trl(data, num_steps, dtype, packing=True)
 
 
-def _trl(data: str, num_steps: int, *, packing: bool) -> Steps:
+def _trl(data: str, num_steps: int, dtype: str, *, packing: bool) -> Steps:
     import torch
     from datasets import load_dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = _base_and_tokenizer()
+    model, tokenizer = _base_and_tokenizer(dtype)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     num_examples = num_steps * EXAMPLES_PER_RANK * int(os.environ["WORLD_SIZE"])
     lines = load_dataset("json", data_files=data, split="train")
@@ -122,14 +125,14 @@ def _trl(data: str, num_steps: int, *, packing: bool) -> Steps:
     return steps
 
 
-def bare(data: str, num_steps: int) -> Steps:
+def bare(data: str, num_steps: int, dtype: str) -> Steps:
     """A loop of fifty lines as one writes it: packed without padding, logits where trained, gradients all-reduced."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.distributed.init_process_group("gloo")
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    model, tokenizer = _base_and_tokenizer()
+    model, tokenizer = _base_and_tokenizer(dtype)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(model, config, autocast_adapter_dtype=False).train()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -160,38 +163,43 @@ def bare(data: str, num_steps: int) -> Steps:
     return steps
 
 
-def bound(data: str, num_steps: int) -> Steps:
-    """Only the matrix products that a step cannot avoid, in bf16, on random numbers.
+def bound(data: str, num_steps: int, dtype: str) -> Steps:
+    """Only the matrix products that a step cannot avoid, on random numbers.
 
     Forward and input gradient of every frozen layer, the six products of every LoRA layer, the head where a token
-    is trained, and causal attention's six at half of the square. No input gradient below the first layer's
-    projections is counted.
+    is trained, and causal attention's six at half of the square. A prefix of all prompts is computed once. No input
+    gradient below the first layer's projections is counted.
     """
     import torch
     from torch.nn.functional import linear
 
     torch.distributed.init_process_group("gloo")
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    model, tokenizer = _base_and_tokenizer()
+    model, tokenizer = _base_and_tokenizer(dtype)
     shape = model.config
     weights = [module.weight for module in model.model.layers[0].modules() if isinstance(module, torch.nn.Linear)]
     head, num_layers, num_heads = model.lm_head.weight, shape.num_hidden_layers, shape.num_attention_heads
     size = shape.hidden_size // num_heads
-    adapters = [(_random(RANK, weight.shape[1]), _random(weight.shape[0], RANK)) for weight in weights]
+    random = partial(torch.randn, dtype=getattr(torch, dtype))
+    adapters = [(random(RANK, weight.shape[1]), random(weight.shape[0], RANK)) for weight in weights]
     steps: Steps = []
     with torch.no_grad():
         for examples in _examples(data, tokenizer, num_steps):
             mine = examples[rank::ranks]
-            num_rows = sum(len(tokens) for tokens, _ in mine)
-            wide = {width: _random(num_rows, width) for weight in weights for width in weight.shape}
-            low = _random(num_rows, RANK)
+            shared = _num_shared(mine)
+            num_rows = sum(len(tokens) for tokens, _ in mine) - shared * (len(mine) - 1)
+            wide = {width: random(num_rows, width) for weight in weights for width in weight.shape}
+            low = random(num_rows, RANK)
             trained = sum(len(tokens) - prompt for tokens, prompt in mine)
-            last, grad_logits = _random(trained, head.shape[1]), _random(trained, head.shape[0])
+            last, grad_logits = random(trained, head.shape[1]), random(trained, head.shape[0])
             attended = [
-                (_random(num_heads, len(tokens) // 2, size), _random(num_heads, len(tokens), size))
-                for tokens, _ in mine
+                (
+                    random(num_heads, own * (own + 2 * seen) // (2 * (own + seen)), size),
+                    random(num_heads, own + seen, size),
+                )
+                for own, seen in [(shared, 0)] * bool(shared) + [(len(tokens) - shared, shared) for tokens, _ in mine]
             ]
-            squares = [_random(num_heads, query.shape[1], key.shape[1]) for query, key in attended]
+            squares = [random(num_heads, query.shape[1], key.shape[1]) for query, key in attended]
             torch.distributed.barrier()
             started = time.perf_counter()
             for layer in range(num_layers):
@@ -213,22 +221,22 @@ def bound(data: str, num_steps: int) -> Steps:
 RUN = {"snake_dist": snake_dist, "trl": trl, "trl_packed": trl_packed, "bare": bare, "bound": bound}
 
 
-def _random(*shape: int) -> Any:
-    import torch
+def _num_shared(examples: list[tuple[list[int], int]]) -> int:
+    """Return the tokens with which all prompts begin, which this toolkit computes once."""
+    from snake_dist.data.packing import Example, shared_prefix_length
 
-    return torch.randn(*shape, dtype=torch.bfloat16)
+    return shared_prefix_length([Example(np.array(tokens), prompt) for tokens, prompt in examples])
 
 
-def _base_and_tokenizer() -> tuple[Any, Any]:
+def _base_and_tokenizer(dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from snake_dist.model import smollm2
 
     directory = smollm2.convert()
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(
-        directory
-    )
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+    return model, AutoTokenizer.from_pretrained(directory)
 
 
 def _examples(data: str, tokenizer: Any, num_steps: int) -> list[list[tuple[list[int], int]]]:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # of this checkout only the package is installed
 
 NUM_WARM = 4
 """Steps of a turn that compile and warm up: as many as there are different batches, so that each length was seen."""
-WITH_KERNELS = {"snake_dist, liger", "trl, liger", "trl, packed, liger"}
+WITH_KERNELS = {"trl, liger", "trl, packed, liger"}
 GROUPS = ("ceilings", "1B", "profile", "0.13B", "0.5B", "8B", "losses", "resume", "decode", "judge")
 ADAPTERS = ("lora", "rslora", "dora", "pissa", "adalora", "qlora")
 
@@ -41,7 +41,16 @@ def jobs_of(group: str, *, tiny: bool) -> list[Job]:
     if group == "ceilings":
         return [(group, "ceilings", {"tiny": tiny})]
     if group in ("0.13B", "0.5B", "1B", "8B"):
-        names = ["snake_dist", "snake_dist, liger", "trl", "trl, packed", "trl, liger", "trl, packed, liger", "bare", "bound"]
+        names = [
+            "snake_dist",
+            "snake_dist, compiled",
+            "trl",
+            "trl, packed",
+            "trl, liger",
+            "trl, packed, liger",
+            "bare",
+            "bound",
+        ]
         turns = [*names, *names[:5]] if group == "1B" else names[:1] + names[-1:] + ["trl", "trl, liger"]
         return [(group, "step", {"contender": name, "shape": group, "tiny": tiny}) for name in turns]
     if group == "losses":
@@ -105,8 +114,8 @@ def can_run(job: Job) -> bool:
 def measure(jobs: list[Job], output: Path, seconds: float) -> None:
     """Run the jobs and append their results to `output`; begin none after `seconds`."""
     server = multiprocessing.get_context("forkserver")
-    # Not DeepSpeed: it chooses its device when it is imported.
-    server.set_forkserver_preload(["torch", "transformers", "peft"])
+    # Trap: PEFT (through bitsandbytes) and DeepSpeed ask for the GPU when imported, and no process can fork after that.
+    server.set_forkserver_preload(["torch", "transformers"])
     began = time.monotonic()
     for job in jobs:
         group, function, options = job

@@ -1,4 +1,4 @@
-"""The jobs of `gpu.py` beside its contenders: what the device can do, whether training on it is right, what a step does.
+"""The jobs of `gpu.py` beside its contenders: what the device can do, whether training is right, what a step does.
 
 A job takes keyword options and returns a JSON object. Each runs in a process of its own.
 """
@@ -62,8 +62,8 @@ def resume(*, stage: int) -> dict[str, Any]:
     return {"repeats": whole == again, "resumes": whole == digest(trained(NUM_STEPS // 2, NUM_STEPS, state=half))}
 
 
-def step_profile(*, shape: str, tiny: bool, layers: str = "compiled") -> dict[str, Any]:
-    """Return what one step of this package does: kernels, busy times of host and device, waits, the optimizer's part."""
+def step_profile(*, shape: str, tiny: bool, layers: str = "kernels") -> dict[str, Any]:
+    """Return what one step of this package does: kernels, busy times of host and device, waits, DeepSpeed's step."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -118,11 +118,12 @@ class MadeLines:
 def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tuple[Any, dict[str, Any]]:
     """Return a `Trainer` of this package as a run builds it, and what is worth noting of it.
 
-    Options: adapter, stage, dtype, dropout, layers ("compiled", "kernels": liger-kernel's, or "plain"), state (what
+    Options: adapter, stage, dtype, dropout, layers ("kernels": liger-kernel's, "compiled" or "plain"), state (what
     `gather_state` returned, to resume from).
     """
     import torch
 
+    from snake_dist.accelerator import fuses
     from snake_dist.cluster.world import start_process_group, world_from_environment
     from snake_dist.data.batching import ExampleStream
     from snake_dist.data.packing import pack, pad
@@ -146,17 +147,17 @@ def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tupl
             model = base.load_base(directory, dtype, quantization=adapters.QUANTIZATION["qlora"], device=device())
     is_packed = use_packed_attention(model, device())
     torch.manual_seed(0)
-    config = adapters.AdapterConfig(
-        adapter=adapter, rank=RANK, alpha=ALPHA, dropout=options.get("dropout", DROPOUT)
-    )
+    config = adapters.AdapterConfig(adapter=adapter, rank=RANK, alpha=ALPHA, dropout=options.get("dropout", DROPOUT))
     model = adapters.attach(model, config, num_steps=num_steps)
     dropout.use_shared_dropout(model)
-    layers = options.get("layers", "compiled")
+    layers = options.get("layers", "kernels")
     if stage < 3 and layers != "plain":
         fast_path.use_fast_ops(model)
     if layers == "kernels":
         fast_path.use_fused_ops(model)
-    is_compiled = stage < 3 and layers == "compiled" and compiled_layers.compile_layers(model)
+    is_compiled = stage < 3 and layers == "compiled" and fuses(next(model.parameters()))
+    if is_compiled:
+        compiled_layers.compile_layers(model)
     values = RunValues(dtype, lines.num_examples, lines.num_examples, 1, 1, LEARNING_RATE, 0.0, 1.0)
     ds_config = fill_ds_config(build_ds_config(stage), values, hidden_size=SHAPES[shape]["hidden_size"])
     tensors, numbers = options.get("state", ({}, {}))
@@ -173,7 +174,7 @@ def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tupl
     )
     share = Share(0, 1, lines.num_examples, 1)
     trainer = Trainer(engine, dataset, stream, share, pack if is_packed else pad, training, allocation)
-    return trainer, {"packed": is_packed, "compiled": bool(is_compiled)}
+    return trainer, {"packed": is_packed, "compiled": is_compiled}
 
 
 def snake_dist(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn:
@@ -203,7 +204,7 @@ def snake_dist(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn
     return turn
 
 
-def bare(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn:
+def bare(shape: str, lines: Lines, num_steps: int, **_: Any) -> Turn:
     """A loop as one writes it: padded, all logits, PyTorch's AdamW, no DeepSpeed."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -357,7 +358,7 @@ def bound(shape: str, lines: Lines, num_steps: int, **_: Any) -> Turn:
 CONTENDERS: dict[str, tuple[Callable[..., Turn], dict[str, Any]]] = {
     "snake_dist": (snake_dist, {}),
     "snake_dist, plain layers": (snake_dist, {"layers": "plain"}),
-    "snake_dist, liger": (snake_dist, {"layers": "kernels"}),
+    "snake_dist, compiled": (snake_dist, {"layers": "compiled"}),
     "snake_dist, qlora": (snake_dist, {"adapter": "qlora"}),
     "trl": (trl, {}),
     "trl, packed": (trl, {"packing": True}),

@@ -2,10 +2,11 @@
 
     python benchmarks/speed.py [--data FILE.jsonl] [--rounds 3] [--output benchmark_speed.json]
 
-Every contender trains SmolLM2-135M-Instruct in bf16 with LoRA (rank 16, alpha 32, no dropout, every linear layer)
-and AdamW on the same lines, four examples a rank and step. Contenders take turns, each in fresh processes with
-one thread per core; the first step of a turn is not counted. The table shows medians over the counted steps of all
-turns; `bound` runs just the matrix products that the step cannot avoid. Needs the extra `bench` (TRL, datasets).
+Every contender trains SmolLM2-135M-Instruct in the dtype that this machine is fast in, with LoRA (rank 16, alpha 32, no
+dropout, every linear layer) and AdamW, on the same lines, four examples a rank and step. Contenders take turns, each in
+fresh processes with one thread per core; the first step of a turn is not counted. The table shows medians over the
+counted steps of all turns; `bound` runs just the matrix products that the step cannot avoid. Needs the extra `bench`
+(TRL, datasets).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of every contender")
     parser.add_argument("--steps", type=int, default=2, help="counted steps of a turn")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks; 1 uses all cores")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of all; default: what a run here takes")
     parser.add_argument("--only", nargs="+", choices=RUN, default=list(RUN))
     parser.add_argument("--output", default="benchmark_speed.json")
     parser.add_argument("--contender", choices=RUN, help=argparse.SUPPRESS)  # set for the processes it starts
@@ -46,18 +48,28 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     data = arguments.data or generated_data()
+    dtype = arguments.dtype or own_dtype()
     turns: dict[str, list[dict[str, Any]]] = {}
     for turn in range(arguments.rounds):
         for ranks in arguments.ranks:
             for contender in arguments.only:
-                result = run_turn(contender, ranks, data, arguments.steps)
+                result = run_turn(contender, ranks, data, arguments.steps, dtype)
                 turns.setdefault(f"{contender}, {ranks} rank{'s' * (ranks > 1)}", []).append(result)
                 print(f"turn {turn + 1}: {contender}, {ranks} ranks: {result}", file=sys.stderr, flush=True)
-                Path(arguments.output).write_text(json.dumps({"data": str(data), "turns": turns}, indent=1))
-    print(table(turns))
+                Path(arguments.output).write_text(
+                    json.dumps({"data": str(data), "dtype": dtype, "turns": turns}, indent=1)
+                )
+    print(f"all in {dtype}\n{table(turns)}")
 
 
-def run_turn(contender: str, ranks: int, data: str, steps: int) -> dict[str, Any]:
+def own_dtype() -> str:
+    """Return the dtype that a run on this machine would choose."""
+    from snake_dist.model.base import choose_dtype
+
+    return choose_dtype("auto", {})
+
+
+def run_turn(contender: str, ranks: int, data: str, steps: int, dtype: str) -> dict[str, Any]:
     """One contender in fresh processes; what its first rank reported."""
     num_cores = os.cpu_count() or 1
     environment = os.environ | {
@@ -68,7 +80,7 @@ def run_turn(contender: str, ranks: int, data: str, steps: int) -> dict[str, Any
     }
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"),
-        *(__file__, "--contender", contender, "--data", str(data), "--steps", str(steps)),
+        *(__file__, "--contender", contender, "--data", str(data), "--steps", str(steps), "--dtype", dtype),
     ]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     lines = [line for line in process.stdout.splitlines() if line.startswith(RESULT)]
@@ -88,7 +100,7 @@ def run_contender(run: Any, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     started = time.perf_counter()
     # (seconds, trained tokens of all ranks) of each step
-    steps: list[tuple[float, int]] = run(arguments.data, 1 + arguments.steps)
+    steps: list[tuple[float, int]] = run(arguments.data, 1 + arguments.steps, arguments.dtype)
     finished = time.perf_counter()
     peak = torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20])
     peaks = [torch.zeros(1) for _ in range(ranks)]

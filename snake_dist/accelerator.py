@@ -33,7 +33,7 @@ def moved_at_once(tensors: Mapping[str, torch.Tensor], device: torch.device) -> 
 
 
 def runs_on_cpu(tensor: torch.Tensor) -> bool:
-    """Return whether this package's own operations for CPUs compute on this tensor; else PyTorch's for the device do."""
+    """Return whether this package's own operations for CPUs compute on this tensor; else PyTorch's for it do."""
     return tensor.device.type == "cpu"
 
 
@@ -78,20 +78,31 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def uncompiled(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, compiled layers run as they are written: without gradients they would be compiled once more."""
+def uncompiled(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Inside, the compiled layers of `model` run as written: without gradients they would be compiled once more."""
     import torch
 
-    return torch.compiler.set_stance("force_eager") if device.type == "cuda" else nullcontext()
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 def fuses(tensor: torch.Tensor) -> bool:
     """Whether `fused` compiles what is computed on this tensor."""
-    return tensor.is_cuda and _compiles()
+    return tensor.is_cuda and has_compiler()
+
+
+def use_deterministic_kernels() -> None:
+    """Let PyTorch compute with deterministic kernels only. To be called before the process uses its GPU."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs a pass for each tensor
 
 
 @cache
-def _compiles() -> bool:
+def has_compiler() -> bool:
+    """Whether Triton and a C compiler are here, and compiling is not switched off."""
     from torch.utils._triton import has_triton
 
     compilers = (os.environ.get("CC", "cc"), "gcc", "clang")

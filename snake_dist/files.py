@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 # A run's directory; a data set's has a SUMMARY too.
 CONFIG, DS_CONFIG, RUN_FACTS = "config.yaml", "ds_config.json", "run.json"
 METRICS, STATUS, SUMMARY = "metrics.jsonl", "status.json", "summary.json"
-NOT_FINITE, TENSORBOARD = "not_finite.json", "tensorboard"
+NOT_FINITE, TENSORBOARD, PROFILE = "not_finite.json", "tensorboard", "profile"
 CHECKPOINTS = "checkpoints"
 ADAPTER_DIR = Path("lora_adapters/model_artifacts")
 REPORT_DIR = "report"

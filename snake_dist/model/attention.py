@@ -89,7 +89,11 @@ def packed_causal_attention(
 
             key, value = repeat_prefix(key, segments), repeat_prefix(value, segments)
         return varlen(query, key, value, segments, scaling, sliding_window).unsqueeze(0), None
-    return one_by_one(query, key, value, segments, scaling, dropout, sliding_window), None
+    import torch
+
+    # A compiled layer leaves it as it is: it would be compiled for every number of segments.
+    plain = torch.compiler.disable(one_by_one)
+    return plain(query, key, value, segments, scaling, dropout, sliding_window), None
 
 
 def has_varlen(query: torch.Tensor) -> bool:

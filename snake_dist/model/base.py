@@ -30,6 +30,8 @@ class ModelConfig:
     """Run the Python code that comes with the model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: this needs less memory and takes about 40 % more time."""
+    compile_layers: bool = False
+    """On a GPU, compile the decoder layers at the start instead of taking liger-kernel's kernels; not under ZeRO-3."""
 
 
 def find_base(config: ModelConfig) -> str:

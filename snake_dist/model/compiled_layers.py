@@ -5,22 +5,27 @@ Every layer has the same code, so that one compilation serves all of them and al
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from snake_dist.accelerator import fuses
+from snake_dist.accelerator import has_compiler
+from snake_dist.errors import InputError
 
 
-def compile_layers(model: torch.nn.Module) -> bool:
-    """Compile each decoder layer of `model` in place, on a CUDA device with Triton; return whether that is so."""
-    layers = decoder_layers(model)
-    if not layers or not fuses(next(model.parameters())):
-        return False
+def compile_layers(model: torch.nn.Module, **options: Any) -> None:
+    """Compile each decoder layer of `model` in place, for all lengths of a row; `options` are torch.compile's."""
     # Otherwise a number like a norm's epsilon becomes a tensor on the host, and PyTorch compiles C++ for it.
     torch._dynamo.config.specialize_float = True
-    for layer in layers:
-        layer.compile(dynamic=True)
-    return True
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True, **options)
+
+
+def check_compiles() -> None:
+    """Raise InputError if --compile-layers can compile nothing here."""
+    if not torch.cuda.is_available() or not has_compiler():
+        raise InputError("--compile-layers: a CUDA device, Triton and a C compiler (CC, gcc or clang) are needed")
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:

@@ -11,9 +11,7 @@ from snake_dist.segments import Segments
 
 def repeat_prefix(tokens: torch.Tensor, segments: Segments) -> torch.Tensor:
     """Return keys or values [keys, G, D] in the order of `segments` from those of a row's tokens [T, G, D]."""
-    return RepeatPrefix.apply(
-        tokens, segments.key_tokens, segments.own_places, segments.copy_places, segments.prefix
-    )
+    return RepeatPrefix.apply(tokens, segments.key_tokens, segments.own_places, segments.copy_places, segments.prefix)
 
 
 class RepeatPrefix(torch.autograd.Function):

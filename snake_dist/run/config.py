@@ -34,6 +34,9 @@ class OutputConfig:
     report_to: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = ("wandb",)
     """Where metrics.jsonl's numbers go too. tensorboard and trackio are extras: pip install 'snake_dist[tensorboard]'.
     """
+    profile: str | None = None
+    """Profile these steps, FIRST-LAST, counted from 1: each rank writes profile/rank_R.json.gz, a trace for
+    ui.perfetto.dev."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snake_dist.accelerator import release_memory
+from snake_dist.accelerator import release_memory, use_deterministic_kernels
 from snake_dist.checkpoint.plain_lora import plain_adapter
 from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.checkpoint.saved_adapter import prove_adapter, save_adapter
@@ -53,6 +53,8 @@ def finetune(config: RunConfig) -> Summary:
     "stopped_at_step". Raises InputError, on all ranks alike, for what the user can mend.
     """
     base.quieten_libraries()
+    if config.training.deterministic:
+        use_deterministic_kernels()
     world = world_from_environment()
     with StopFlag() as stop:
         finished = finished_summary(config, world)

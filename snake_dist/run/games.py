@@ -88,7 +88,7 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
         if not plays_at(run.config, step, run.num_steps):
             return {}
         started = time.perf_counter()
-        with uncompiled(engine.device), unpacked_attention(model), joined_forwards(engine, model) as join:
+        with uncompiled(model), unpacked_attention(model), joined_forwards(engine, model) as join:
 
             def gathered(answers: list[tuple[int, Answer]]) -> list[list[tuple[int, Answer]]]:
                 join()

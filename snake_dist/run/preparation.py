@@ -29,10 +29,11 @@ from snake_dist.model import adapters, base
 from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import RunConfig, check_run_config, check_sinks
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
+from snake_dist.run.profile import profiled_steps
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.trainer import Share
 from snake_dist.training.wandb_log import complete_wandb_config
-from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config
+from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config, zero_stage
 from snake_dist.zero.engine import check_dtype_here
 
 if TYPE_CHECKING:
@@ -123,6 +124,10 @@ def _prepare_run(
 ) -> Run:
     dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
     agree(world, partial(check_dtype_here, dtype), on_each_node=True)
+    if config.model.compile_layers:
+        from snake_dist.model.compiled_layers import check_compiles
+
+        agree(world, check_compiles, on_each_node=True)
     location = agree(world, partial(base.find_base, config.model), on_each_node=True)
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
@@ -147,6 +152,8 @@ def _prepare_run(
     ds_config = fill_ds_config(given_ds_config, values, hidden_size=shape.hidden_size, local_size=world.local_size)
     stream = _stream(training, data)
     num_steps = stream.num_steps
+    if config.output.profile is not None:
+        profiled_steps(config.output.profile, num_steps)
     if config.adapter.adapter == "adalora":
         adapters.rank_schedule(num_steps)  # raises where there are too few steps
     run = Run(
@@ -202,6 +209,8 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     accumulation = check_run_config(config, world.size)
     ds_config = read_ds_config(config.output.ds) if config.output.ds else build_ds_config(DEFAULT_STAGE)
     check_pair(ds_config, config.adapter.adapter)
+    if config.model.compile_layers and zero_stage(ds_config) == 3:
+        raise InputError("--compile-layers contradicts ZeRO stage 3, which gathers each layer's weights as it runs")
     if config.model.base_dtype != "auto":
         base.choose_dtype(config.model.base_dtype, ds_config)
     for patterns in (config.data.data, config.data.eval_data):

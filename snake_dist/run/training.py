@@ -16,13 +16,14 @@ from snake_dist.checkpoint.saved_adapter import init_adapter
 from snake_dist.cluster.world import agree, gather
 from snake_dist.data.batching import total_over
 from snake_dist.data.packing import pack, pad
-from snake_dist.files import NOT_FINITE, write_json_atomically
+from snake_dist.files import NOT_FINITE, PROFILE, write_json_atomically
 from snake_dist.model import adapters, base
 from snake_dist.model.compiled_layers import compile_layers
 from snake_dist.model.dropout import use_shared_dropout
-from snake_dist.model.fast_path import use_fast_ops
+from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
+from snake_dist.run.profile import profiled, profiled_steps
 from snake_dist.run.restore import start_training
 from snake_dist.run.session import Session
 from snake_dist.run.summary import TrainingSummary
@@ -79,7 +80,10 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
     use_shared_dropout(model)
     if zero_stage(run.ds_config) < 3:  # ZeRO-3's hooks gather the weights of PEFT's own layers
         use_fast_ops(model)
+    if config.model.compile_layers:
         compile_layers(model)
+    else:
+        use_fused_ops(model)
     if config.model.gradient_checkpointing:
         # Not reentrant: the reentrant kind gives LoRA no gradients, the base's inputs needing none.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -103,14 +107,22 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
 
     if not session.history:
         log(0, {f"model/base_gib/rank_{rank}": held / 2**30 for rank, held in enumerate(base_bytes)})
-    run_steps(
-        trainer,
-        log=log,
-        evaluate=lambda step: held_out() | play(step),
-        after_step=session.after_step,
-        first_step=run.first_step,
-        on_not_finite=_reporter(run),
-    )
+    steps = profiled_steps(run.config.output.profile, run.num_steps) if run.config.output.profile else None
+    trace = run.output_dir / PROFILE / f"rank_{run.world.rank}.json.gz"
+    with profiled(steps, run.first_step, trace) as note_step:
+
+        def after_step(step: int, found: Metrics) -> bool:
+            note_step(step)
+            return session.after_step(step, found)
+
+        run_steps(
+            trainer,
+            log=log,
+            evaluate=lambda step: held_out() | play(step),
+            after_step=after_step,
+            first_step=run.first_step,
+            on_not_finite=_reporter(run),
+        )
     session.end_training()
     tensors = gather_adapter(model)
     end_engine(engine)

@@ -143,7 +143,8 @@ class RankAllocation:
             e, a, b = (self.smoothed[name] * self.uncertainty[name] for name in _matrices(module))
             scores[module % "lora_E"] = e.flatten() + a.mean(dim=1) + b.mean(dim=0)
         everything = torch.cat(list(scores.values()))
-        threshold = torch.kthvalue(everything, k=len(everything) - budget).values
+        # Not kthvalue: on a GPU it has no deterministic kernel.
+        threshold = everything.sort().values[len(everything) - budget - 1]
         return {name: (score > threshold)[:, None] for name, score in scores.items()}
 
     def _apply(self) -> None:

@@ -32,6 +32,9 @@ class TrainingConfig:
     """Clip gradients to this global 2-norm; 0: do not clip."""
     seed: int = 0
     """Seed of the order of examples, dropout, the adapter's initialization and generated data."""
+    deterministic: bool = False
+    """Use deterministic kernels only: on a GPU the same run then ends with the same bits, and a step may take longer.
+    On CPUs it does in any case."""
     log_every: int = 1
     """Log metrics every this many steps; logging waits for the device."""
     eval_every: int = 50

@@ -28,7 +28,7 @@ def held_out_metrics(trainer: Trainer, dataset: TokenizedDataset, examples: np.n
     num_tokens = num_examples = 0
     block = share.world_size * share.accumulation * share.micro_batch_size
     # Not inference_mode: what ZeRO-3 gathers inside it could not be trained with afterwards.
-    with uncompiled(engine.device), torch.no_grad():
+    with uncompiled(engine.module), torch.no_grad():
         for start in range(0, len(examples), block):
             ids = examples[start : start + block]
             # Every rank makes the same number of forward passes: under ZeRO-3 each is a collective.

@@ -16,6 +16,7 @@ from snake_dist.training.metrics import LOSS, LOSS_TOKENS_PER_S, TOKENS_PER_S, M
 from snake_dist.training.not_finite import NotFinite, SkippedSteps
 from snake_dist.training.schedule import learning_rate_at
 from snake_dist.training.trainer import Trainer
+from snake_dist.training.utilization import UsageMeter
 from snake_dist.zero.engine import (
     backward,
     gradient_norm,
@@ -47,7 +48,7 @@ def run_steps(
     InputError, on all ranks alike, after too many of them in a row.
     """
     engine, dataset, stream, config = trainer.engine, trainer.dataset, trainer.stream, trainer.config
-    window = _Window()
+    window, meter = _Window(), UsageMeter(engine.module, engine.device)
     skips = SkippedSteps(trainer, on_not_finite)
     for step in range(first_step, stream.num_steps):
         started = time.perf_counter()
@@ -56,7 +57,7 @@ def run_steps(
         )
         set_learning_rate(engine, learning_rate)
         ids = stream.step_examples(step)
-        local = training_step(trainer, ids, step=step)
+        local = training_step(trainer, ids, step=step, meter=meter)
         window.num_tokens += int(dataset.lengths[ids].sum())
         window.num_loss_tokens += int(dataset.num_loss_tokens[ids].sum())
 
@@ -73,7 +74,7 @@ def run_steps(
         if is_logged:
             num_seen = min((step + 1) * config.global_batch_size, stream.num_examples_total)
             schedule = {"train/learning_rate": learning_rate, "train/epoch": num_seen / len(stream.examples)}
-            log(step + 1, measured | schedule | window.rates())
+            log(step + 1, measured | schedule | window.rates() | meter.metrics(window.seconds))
             window = _Window()
         held_out: Metrics = {}
         if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
@@ -83,7 +84,7 @@ def run_steps(
             return
 
 
-def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tensor:
+def training_step(trainer: Trainer, ids: np.ndarray, *, step: int, meter: UsageMeter | None = None) -> torch.Tensor:
     """Run one optimizer step on the examples `ids`; this rank computes its micro-batches of them.
 
     The loss is the cross-entropy summed over all trained tokens of the step, divided once by their number over
@@ -111,6 +112,8 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int) -> torch.Tens
         take_step(engine)
         if allocation is not None and is_last:
             allocation.after_step(step + 1)
+        if meter is not None and not is_empty:
+            meter.count(batch)
         local[0] += micro_loss.detach()
         local[1] += 0 if is_empty else batch.num_padding
     return local

@@ -152,6 +152,8 @@ def test_any_bytes_give_a_record_or_an_input_error(tmp_path_factory: pytest.Temp
     skipped: Counter[str] = Counter()
     try:
         num_kept = len(list(read_records([path], "skip", skipped)))
-    except InputError:
-        num_kept = 0
+    except InputError as error:  # the file is of another kind: none of its lines is bad
+        if re.search(rf"{re.escape(str(path))}:\d", str(error)):
+            raise
+        return
     assert num_kept + skipped.total() == sum(bool(line.strip(b" \t\r\n")) for line in raw.split(b"\n"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from tests.support.runs import tiny_config
 from tests.support.tiny_models import tiny_llama
 
 
-def finetune_each(configs: list[Any]) -> list[Any]:
-    """On a rank: the summaries of whole runs, one after the other."""
+def finetune_each(configs: list[Any]) -> tuple[list[Any], str, str]:
+    """On a rank: the summaries of whole runs, one after the other, and what they printed and warned."""
     from snake_dist.run.finetune import finetune
 
-    return [finetune(config) for config in configs]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        summaries = [finetune(config) for config in configs]
+    return summaries, out.getvalue(), err.getvalue()
 
 
 def own_lines(path: Path, number: int) -> Path:
@@ -28,9 +32,7 @@ def own_lines(path: Path, number: int) -> Path:
     return path
 
 
-def test_data_too_small_for_a_held_out_set_trains_without_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_data_too_small_for_a_held_out_set_trains_without_one(tmp_path: Path) -> None:
     llama, hundred = tiny_llama(tmp_path / "llama"), own_lines(tmp_path / "hundred.jsonl", 100)
     two = own_lines(tmp_path / "two.jsonl", 2)
     configs = [
@@ -39,14 +41,13 @@ def test_data_too_small_for_a_held_out_set_trains_without_one(
         # Three ranks, two examples: one rank has none in the only step.
         tiny_config(llama, two, tmp_path / "two", eval_data=two, max_steps="None", epochs=1),
     ]
-    one_game, share_0, more_ranks = run_on_ranks(finetune_each, 3, configs)[0]
-    said = capfd.readouterr()
+    (one_game, share_0, more_ranks), out, err = run_on_ranks(finetune_each, 3, configs)[0]
     for summary, why in ((one_game, "the data is of one game"), (share_0, "--held-out-share 0")):
         assert summary["data"]["train_examples"] == 100
         assert summary["data"]["eval_examples"] == 0
         assert "eval/loss" not in summary["training"]
-        assert f"warning: nothing is held out: {why}" in said.err
-        assert f"held-out loss       none: {why}" in said.out
+        assert f"warning: nothing is held out: {why}" in err
+        assert f"held-out loss       none: {why}" in out
         assert "Held-out" not in (Path(summary["adapter_dir"]) / "README.md").read_text()
     assert best_checkpoint(tmp_path / "one-game", "loss") is None
     assert more_ranks["training"]["num_steps"] == 1
