@@ -5,13 +5,8 @@ python launcher/analyse.py --games REPORT/games/adapter.jsonl --policy hamiltoni
 
 from __future__ import annotations
 
-from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.evaluation.report.analysis import Analysis, analyse
-
-
-def main(argv: list[str]) -> None:
-    print(analyse(parse_dataclass(Analysis, argv)))
-
+from snake_dist.cli import run_launcher
+from snake_dist.verbs.analyse import main
 
 if __name__ == "__main__":
     run_launcher(main)

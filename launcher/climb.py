@@ -5,33 +5,8 @@ python launcher/climb.py --recipe launcher/recipes/climb/fill-10x10.yaml --outpu
 
 from __future__ import annotations
 
-import shlex
-import sys
-
-from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.climb.results import write_results
-from snake_dist.climb.stages import Climb, read_climb
-from snake_dist.cluster.local import run_all
-
-
-def main(argv: list[str]) -> None:
-    config = parse_dataclass(Climb, argv)
-    steps = read_climb(config)
-    if config.dry_run:
-        print("\n".join(shlex.join(step.command) for step in steps))
-        return
-    config.output.mkdir(parents=True, exist_ok=True)
-    for step in steps:
-        if step.is_done():
-            continue
-        print(f"{step.stage.name}: {shlex.join(step.command[1:])}", flush=True)
-        if code := run_all([step.command]):
-            sys.exit(code)
-        if not step.is_done():
-            print(f"{step.stage.name}: stopped; the same command resumes it", flush=True)
-            return
-    print(write_results(steps, config.output))
-
+from snake_dist.cli import run_launcher
+from snake_dist.verbs.climb import main
 
 if __name__ == "__main__":
     run_launcher(main)

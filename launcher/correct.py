@@ -6,15 +6,8 @@ python launcher/correct.py --games REPORT/games/adapter.jsonl --policy bfs-safe 
 
 from __future__ import annotations
 
-from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.climb.correction import Correction, correct
-
-
-def main(argv: list[str]) -> None:
-    config = parse_dataclass(Correction, argv)
-    summary = correct(config)
-    print(f"{summary['lines']['written']} lines in {config.output}: {summary['positions']}")
-
+from snake_dist.cli import run_launcher
+from snake_dist.verbs.correct import main
 
 if __name__ == "__main__":
     run_launcher(main)

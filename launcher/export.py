@@ -5,18 +5,8 @@ python launcher/export.py --adapter runs/mine/lora_adapters/model_artifacts --me
 
 from __future__ import annotations
 
-from snake_dist.checkpoint.export import Export, export
-from snake_dist.cli import parse_dataclass, run_launcher
-
-
-def main(argv: list[str]) -> None:
-    from snake_dist.model.base import quieten_libraries
-
-    config = parse_dataclass(Export, argv)
-    quieten_libraries()
-    dtype = export(config)
-    print(f"{dtype} model: {config.merge}")
-
+from snake_dist.cli import run_launcher
+from snake_dist.verbs.export import main
 
 if __name__ == "__main__":
     run_launcher(main)

@@ -7,21 +7,8 @@ torchrun --nproc-per-node 2 launcher/play.py --player adapter DIR --games 200 --
 
 from __future__ import annotations
 
-from functools import partial
-
-from snake_dist.cli import parse_dataclass, run_launcher
-from snake_dist.cluster.world import agree, gather, start_process_group, world_from_environment
-from snake_dist.evaluation.judging.spread import Ranks
-from snake_dist.evaluation.play import Play, play
-
-
-def main(argv: list[str]) -> None:
-    config, world = parse_dataclass(Play, argv), world_from_environment()
-    if world.size > 1:
-        start_process_group(world)
-    ranks = Ranks(world.rank, world.size, partial(gather, world=world), partial(agree, world))
-    play(config, ranks if world.size > 1 else Ranks())
-
+from snake_dist.cli import run_launcher
+from snake_dist.verbs.play import main
 
 if __name__ == "__main__":
     run_launcher(main)

@@ -8,18 +8,7 @@ python launcher/train.py --max-steps 20 --play-games 4
 from __future__ import annotations
 
 from snake_dist.cli import run_launcher
-from snake_dist.run.config import parse_run_config
-
-
-def main(argv: list[str]) -> None:
-    config = parse_run_config(argv)
-
-    from snake_dist.cluster.world import end_process_group
-    from snake_dist.run.finetune import finetune
-
-    finetune(config)
-    end_process_group()
-
+from snake_dist.verbs.train import main
 
 if __name__ == "__main__":
     run_launcher(main)

@@ -13,6 +13,23 @@ from typing import Any
 
 from snake_dist.errors import InputError
 
+READY = Path(__file__).with_name("ready_recipes")
+"""One folder for each verb that reads recipes: climb, ablate, slurm (for submit)."""
+
+
+def recipe_path(given: Path, kind: str) -> Path:
+    """Return the file, or the ready recipe of this kind that has the name.
+
+    Raises InputError with the names of the ready ones.
+    """
+    ready = READY / kind / f"{given}.yaml"
+    if given.exists() or not (ready.exists() or given.name == str(given)):
+        return given
+    if not ready.exists():
+        names = ", ".join(sorted(path.stem for path in ready.parent.glob("*.yaml")))
+        raise InputError(f"{given}: no such file, and no ready recipe: {names}")
+    return ready
+
 
 def read_job_recipe(path: Path, given: list[str]) -> list[tuple[list[str], list[str]]]:
     """Return (submit.py's flags, the program's flags) of each job: a document of the file, with the program's flags

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from snake_dist.cli import parse_dataclass
 from snake_dist.cluster.job import Job, array_tasks, complete_job
 from snake_dist.errors import InputError, named
-from snake_dist.recipes import as_mapping, flags_of, known_keys, read_mapping
+from snake_dist.recipes import as_mapping, flags_of, known_keys, read_mapping, recipe_path
 from snake_dist.run.config import train_flags
 
 KEYS = ("name", "base", "grid", "seeds", "compare", "launch")
@@ -73,6 +73,7 @@ def read_ablation(path: Path, output: Path | None, this_python: str) -> Ablation
 
     Raises InputError naming the file and the faulty key.
     """
+    path = recipe_path(path, "ablate")
     spec = _read(path)
     name = str(spec.get("name", path.stem))
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}", name):

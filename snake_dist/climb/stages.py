@@ -16,19 +16,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from snake_dist.checkpoint.run_dir import read_status
 from snake_dist.cli import parse_dataclass
 from snake_dist.climb.correction import Correction, check_correction
+from snake_dist.cluster.job import PLAY, TRAIN, program_words
 from snake_dist.cluster.local import start_ranks
 from snake_dist.data.generation_config import GenerationConfig, check_generation
 from snake_dist.errors import InputError, named
 from snake_dist.evaluation.play import Play
 from snake_dist.files import ADAPTER_DIR, GAMES_DIR, REPORT, STATUS, SUMMARY
-from snake_dist.recipes import as_bool, dashed, flags_of, known_keys, read_mapping
+from snake_dist.recipes import as_bool, dashed, flags_of, known_keys, read_mapping, recipe_path
 from snake_dist.run.config import check_run_flags
 
 FIRST_OWN_GAME = 500_000_000
@@ -45,7 +46,7 @@ class Climb:
     """Train in stages, each from the adapter of the stage before, and judge every stage by playing."""
 
     recipe: Path
-    """YAML file of the stages: see docs/climb.md."""
+    """YAML file of the stages (docs/climb.md), or a ready one: fill-10x10, small-boards, styles-10x10."""
     output: Path
     """Directory of this climb; the same command resumes a climb that was stopped."""
     dry_run: bool = False
@@ -88,7 +89,7 @@ class _Stage:
             flags = _flags_over(common, part, place)
             with named(place):
                 check_generation(parse_dataclass(GenerationConfig, flags))
-            command = [sys.executable, "launcher/generate_data.py", *flags, "--output", str(output)]
+            command = [sys.executable, *program_words("launcher/generate_data.py"), *flags, "--output", str(output)]
             yield Step(self.directory, output / SUMMARY, command)
 
     def correct(self, adapter: Path) -> list[Step]:
@@ -106,8 +107,10 @@ class _Stage:
             parse_dataclass(Play, play_flags)
             check_correction(parse_dataclass(Correction, label_flags))
         return [
-            Step(self.directory, own / REPORT, [*self.start, "launcher/play.py", *play_flags]),
-            Step(self.directory, output / SUMMARY, [sys.executable, "launcher/correct.py", *label_flags]),
+            Step(self.directory, own / REPORT, [*self.start, *program_words(PLAY), *play_flags]),
+            Step(
+                self.directory, output / SUMMARY, [sys.executable, *program_words("launcher/correct.py"), *label_flags]
+            ),
         ]
 
     def train(self, common: Any, data: Sequence[Path], adapter: Path | None, ranks: int) -> Step:
@@ -117,7 +120,7 @@ class _Stage:
         flags += ["--output-dir", str(self.directory / "run"), "--resume", "auto"]
         with named(place):
             check_run_flags(flags, ranks)
-        return Step(self.directory, self.directory / "run" / STATUS, [*self.start, "launcher/train.py", *flags])
+        return Step(self.directory, self.directory / "run" / STATUS, [*self.start, *program_words(TRAIN), *flags])
 
     def judge(self, common: Any, adapter: Path) -> Step:
         place = f"{self.place}: play"
@@ -125,7 +128,7 @@ class _Stage:
         flags += ["--report", str(self.directory / "report")]
         with named(place):
             parse_dataclass(Play, flags)
-        return Step(self.directory, self.directory / "report" / REPORT, [*self.start, "launcher/play.py", *flags])
+        return Step(self.directory, self.directory / "report" / REPORT, [*self.start, *program_words(PLAY), *flags])
 
     def is_true(self, key: str, default: str) -> bool:
         return as_bool(self.keys.get(key, default), self.place, key)
@@ -133,6 +136,7 @@ class _Stage:
 
 def read_climb(config: Climb) -> list[Step]:
     """List all commands of a recipe in their order, their flags checked. Raises InputError naming file, stage, key."""
+    config = replace(config, recipe=recipe_path(config.recipe, "climb"))
     recipe = known_keys(read_mapping(config.recipe, str(config.recipe)), str(config.recipe), _KEYS)
     ranks = _whole(recipe.get("ranks", "1"), f"{config.recipe}: ranks")
     steps: list[Step] = []

@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from snake_dist.errors import InputError, check_at_least
 
 TRAIN = "launcher/train.py"
 PLAY = "launcher/play.py"
+SUBMIT = "launcher/submit.py"
 LOGS = "logs/slurm"
 
 
@@ -68,7 +70,7 @@ class Job:
     directory: str = ""
     """Directory of the script, the logs and the run; default: logs/slurm/JOB_NAME_TIMESTAMP."""
     program: str = TRAIN
-    """Program of the repository. Only train.py and play.py run on several ranks; only train.py is queued again."""
+    """Verb, such as play, or a program's file. Only train and play run on several ranks; only train is queued again."""
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
@@ -120,6 +122,8 @@ def check_job(job: Job) -> None:
 
 def complete_job(job: Job, now: datetime, this_python: str) -> Job:
     """Fill in the job's defaults and check it. Raises InputError."""
+    if re.fullmatch(r"[a-z-]+", job.program) and _is_verb(job.program):
+        job = replace(job, program=f"launcher/{job.program.replace('-', '_')}.py")
     job = replace(job, job_name=job.job_name or Path(job.program).stem)
     job = replace(
         job,
@@ -127,9 +131,20 @@ def complete_job(job: Job, now: datetime, this_python: str) -> Job:
         python=job.python or ("python" if job.venv or job.container or job.modules else this_python),
     )
     check_job(job)
-    if not Path(job.program).is_file():
-        raise InputError(f"--program {job.program}: no such file: run submit.py in the repository's root")
+    if not Path(job.program).is_file() and not _is_verb(Path(job.program).stem):
+        raise InputError(f"--program {job.program}: no such file, and no verb of snake-dist")
     return job
+
+
+def program_words(program: str) -> list[str]:
+    """Return the words after `python` that run this file of the repository, or the installed verb where it is not."""
+    if Path(program).is_file():
+        return [program]
+    return ["-m", "snake_dist", Path(program).stem.replace("_", "-")]
+
+
+def _is_verb(name: str) -> bool:
+    return name.isascii() and find_spec(f"snake_dist.verbs.{name.replace('-', '_')}") is not None
 
 
 def ranks_per_node(job: Job) -> int:

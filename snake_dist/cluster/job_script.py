@@ -10,7 +10,16 @@ import re
 import shlex
 from pathlib import Path
 
-from snake_dist.cluster.job import TRAIN, Job, array_tasks, check_job, ranks_per_node, split_output_dir, world_size
+from snake_dist.cluster.job import (
+    TRAIN,
+    Job,
+    array_tasks,
+    check_job,
+    program_words,
+    ranks_per_node,
+    split_output_dir,
+    world_size,
+)
 
 EXPORTED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER")
 """Variables of the submitting environment that a job receives besides --env: no key, token or proxy is among them."""
@@ -35,7 +44,7 @@ def render(job: Job, flags: list[str]) -> str:
         run, flags = split_output_dir(job, flags)
         lines += _run_lines(job, run)
         own = ['    "${extra[@]}"', '    --output-dir "$run"']
-    lines += ["command=(", *_laid_out([job.program, *flags]), *own, ")"]
+    lines += ["command=(", *_laid_out([*program_words(job.program), *flags]), *own, ")"]
     if world_size(job) > 1:
         # Two jobs on one node must not meet, and a port held by a silent listener would hang the ranks: the script
         # binds it before use. Rank 0 is on the node that runs the script: nobody has to find the host by its name, and

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-from snake_dist.cluster.job import TRAIN, Job, array_tasks, ranks_per_node, split_output_dir
+from snake_dist.cluster.job import TRAIN, Job, array_tasks, program_words, ranks_per_node, split_output_dir
 from snake_dist.cores import usable_cores
 from snake_dist.errors import InputError
 
@@ -31,11 +31,14 @@ def commands_for(job: Job, flags: list[str], launcher: str, hostfile: Path | Non
         start = ["deepspeed", *hosts, "--num_accelerators", ranks]
     else:
         start = start_ranks(launcher, int(ranks))
+    start += program_words(job.program)
+    if start[0] == "deepspeed":
+        start = ["--module" if word == "-m" else word for word in start]
     if job.program != TRAIN:
-        return [[*start, job.program, *flags]]
+        return [[*start, *flags]]
     run, flags = split_output_dir(job, flags)
     tasks = [(f"{run}/{name}", own) for name, own in array_tasks(job)] or [(run, [])]
-    return [[*start, job.program, *flags, *own, "--output-dir", directory] for directory, own in tasks]
+    return [[*start, *flags, *own, "--output-dir", directory] for directory, own in tasks]
 
 
 def start_ranks(launcher: str, num_ranks: int) -> list[str]:

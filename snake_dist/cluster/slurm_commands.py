@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from snake_dist.cluster.job import TRAIN, Job, array_tasks, split_output_dir
+from snake_dist.cluster.job import SUBMIT, TRAIN, Job, array_tasks, program_words, split_output_dir
 from snake_dist.cluster.job_script import render
 from snake_dist.errors import InputError
 
@@ -60,7 +60,7 @@ def receipt(job: Job, flags: list[str], job_id: str) -> str:
     lines = [f"job {job_id} ({job.job_name}) is queued", f"  log      {job.directory}/{job_id}.out"]
     if array_tasks(job):
         lines[1] = f"  logs     {job.directory}/{job_id}_0.out to {job_id}_{len(array_tasks(job)) - 1}.out"
-    lines.append(f"  status   python launcher/submit.py status {job_id}")
+    lines.append(f"  status   {' '.join(['python', *program_words(SUBMIT)])} status {job_id}")
     if job.program == TRAIN:
         lines.append(f"  run      {split_output_dir(job, flags)[0]}")
         lines.append(f"  resume   sbatch {script_path(job)}")

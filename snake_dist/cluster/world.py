@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -136,9 +138,20 @@ def gpu_index(world: World, num_visible_gpus: int) -> int:
 def _take_gpu(world: World) -> None:
     import torch
 
-    index = gpu_index(world, torch.cuda.device_count())
+    num_gpus = torch.cuda.device_count()
+    index = gpu_index(world, num_gpus)
+    if world.size == 1 and num_gpus > 1:
+        print(unused_gpus(num_gpus, sys.argv), file=sys.stderr)
     torch.cuda.set_device(index)
     os.environ["LOCAL_RANK"] = str(index)  # trap: DeepSpeed takes it for the index of the GPU
+
+
+def unused_gpus(num_gpus: int, argv: Sequence[str]) -> str:
+    """Return the line that tells a single rank how the same program would have a rank on each GPU."""
+    name, _, verb = argv[0].partition(" ")
+    program = ["-m", "snake_dist", verb] if verb and name == "snake-dist" else [argv[0]]
+    command = shlex.join(["torchrun", "--standalone", "--nproc-per-node", str(num_gpus), *program, *argv[1:]])
+    return f"1 of {num_gpus} GPUs is used, by 1 rank. One rank on each: {command}"
 
 
 def _check_no_gpu_is_shared(world: World) -> None:

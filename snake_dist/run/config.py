@@ -27,7 +27,8 @@ class OutputConfig:
     """Files of the run."""
 
     ds: str | None = None
-    """DeepSpeed JSON with ZeRO stage, precision and offload; the run replaces "auto". Default: ZeRO stage 2."""
+    """DeepSpeed JSON with ZeRO stage, precision and offload, or the name of a ready one: zero0, zero1, zero2,
+    zero2_offload, zero3, zero3_offload, zero3_hpz. The run replaces "auto". Default: zero2."""
     output_dir: str | None = None
     """New or empty directory, or with --resume auto the directory of the run to resume. Default:
     logs/extensions/models/grid-size-N/llm_finetune_v0.03_TIMESTAMP."""

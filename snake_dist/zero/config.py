@@ -32,7 +32,7 @@ FILES: dict[str, dict[str, Any]] = {
     "zero3_offload": {"stage": 3, "offload": "all"},
     "zero3_hpz": {"stage": 3, "nodes": 2},
 }
-"""Name of each file in ds_configs/ -> the choices that `build_ds_config` builds it from."""
+"""Name of each file in ds_configs/, which --ds takes too -> the choices that `build_ds_config` builds it from."""
 
 
 def build_ds_config(stage: int, *, offload: str = "none", nodes: int = 1) -> dict[str, Any]:
@@ -78,11 +78,17 @@ def _choose(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def read_ds_config(path: str) -> dict[str, Any]:
-    """Return the JSON object in the file. Raises InputError naming the file and the place of a fault."""
+    """Return the JSON object in the file, or the ready config of this name, such as zero2.
+
+    Raises InputError naming the file and the place of a fault.
+    """
+    if path in FILES:
+        return build_ds_config(**FILES[path])
     try:
         config = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as problem:
-        raise InputError(f"--ds {path}: {problem.strerror}") from None
+        ready = f"; ready ones: {', '.join(FILES)}" if "/" not in path else ""
+        raise InputError(f"--ds {path}: {problem.strerror}{ready}") from None
     except UnicodeDecodeError:
         raise InputError(f"--ds {path}: not UTF-8 text") from None
     except (json.JSONDecodeError, RecursionError) as problem:

@@ -18,8 +18,8 @@ from snake_dist.cluster.job import Job, array_tasks, time_limit_s
 from snake_dist.cluster.job_script import render
 from snake_dist.errors import InputError
 from snake_dist.recipes import read_job_recipe
+from snake_dist.verbs import submit
 from tests.support.processes import BIN, ROOT
-from tests.support.slurm_cluster import load_submit
 
 SLURM = ROOT / "slurm"
 RECIPES = sorted((SLURM / "recipes").glob("*.yaml"))
@@ -28,7 +28,7 @@ RECIPES = sorted((SLURM / "recipes").glob("*.yaml"))
 def dry_run(*arguments: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        load_submit().main(["--dry-run", *arguments])
+        submit.main(["--dry-run", *arguments])
     return printed.getvalue()
 
 

@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 
 from snake_dist.errors import InputError
+from snake_dist.verbs import submit as submit_verb
 from tests.support import slurm_cluster
 from tests.support.processes import ROOT, wait_until
-from tests.support.slurm_cluster import Cluster, load_submit
+from tests.support.slurm_cluster import Cluster
 
 
 def with_stub(directory: Path) -> Path:
@@ -367,7 +368,7 @@ def test_what_slurm_or_the_allow_list_refuses_is_an_input_error_and_nothing_is_q
         monkeypatch.setenv(variable, value)
     monkeypatch.chdir(place)
     with pytest.raises(InputError, match=reason):
-        load_submit().main(["--job-name", "stub", "--directory", "job", *how, *map(str, flags)])
+        submit_verb.main(["--job-name", "stub", "--directory", "job", *how, *map(str, flags)])
     assert set(slurm.run("squeue", "-h", "-o", "%i").split()) <= set(before.split())
     assert not list(place.rglob("*pwned*"))
 

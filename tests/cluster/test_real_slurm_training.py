@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from snake_dist.run.finetune import finetune
+from snake_dist.verbs import submit
 from tests.support.processes import ROOT, wait_until
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import adapter_tensors, logged, tiny_config, tiny_data
-from tests.support.slurm_cluster import Cluster, load_submit
+from tests.support.slurm_cluster import Cluster
 
 NUM_STEPS = 80
 
@@ -26,7 +27,6 @@ def uninterrupted(model: Path, data: Path, output: Path, flags: dict[str, Any]) 
 
 def queue_run(slurm: Cluster, directory: Path, ranks_per_node: int, flags: list[str]) -> str:
     """Queue train.py on two nodes; its run is in directory/run. Returns the job's id."""
-    submit = load_submit()
     # The job gets nothing of this environment but what is named.
     named = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"], "HF_HUB_OFFLINE": "1"}
     env = ["--env", *(f"{name}={value}" for name, value in named.items())]

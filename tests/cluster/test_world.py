@@ -9,6 +9,7 @@ from snake_dist.cluster.world import (
     gather,
     gpu_index,
     start_process_group,
+    unused_gpus,
     world_from_environment,
 )
 from snake_dist.errors import InputError
@@ -99,3 +100,17 @@ def test_ranks_that_share_a_gpu_are_named_once():
         check_gpus_differ(gpus, World(0, 0, 4, 4))
     with pytest.raises(InputError, match=r"^$"):
         check_gpus_differ(gpus, World(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("argv", "program"),
+    [
+        (["snake-dist train", "--ds", "zero2"], "-m snake_dist train --ds zero2"),
+        (["launcher/train.py", "--data", "a b"], "launcher/train.py --data 'a b'"),
+    ],
+)
+def test_one_rank_beside_unused_gpus_says_how_to_use_them(argv, program):
+    line = unused_gpus(4, argv)
+    assert (
+        line == f"1 of 4 GPUs is used, by 1 rank. One rank on each: torchrun --standalone --nproc-per-node 4 {program}"
+    )

@@ -6,7 +6,6 @@ Only installing needs root. Everything lives in one directory and is gone after 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import random
 import re
@@ -14,29 +13,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
-from types import ModuleType
 
-from tests.support.processes import ROOT, TIMEOUT_S, wait_until
+from tests.support.processes import TIMEOUT_S, wait_until
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 NODES = ("node1", "node2")
-
-
-def load_submit() -> ModuleType:
-    """launcher/submit.py as a module: launchers are no package."""
-    spec = importlib.util.spec_from_file_location("launcher_submit", ROOT / "launcher/submit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
