@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import threading
@@ -71,7 +72,8 @@ class Watchdog:
     def _start(self) -> None:
         import torch
 
-        self._prefix = "watchdog/" + gather(secrets.token_hex(8), self._world)[0]
+        known = gather((secrets.token_hex(8), socket.gethostname()), self._world)
+        self._prefix, self._hosts = f"watchdog/{known[0][0]}", [host for _, host in known]
         # A connection of its own: the process group's is busy while the main thread waits in it.
         self._store = torch.distributed.TCPStore(
             os.environ["MASTER_ADDR"],
@@ -118,16 +120,21 @@ class Watchdog:
     def _verdict(self, silent_after_s: float) -> str:
         now = time.monotonic()
         silent = [rank for rank, (_, when) in self._seen.items() if now - when > silent_after_s]
+        cut = ", or the network to it is cut" if len(set(self._hosts)) > 1 else ""
         if len(silent) == len(self._seen):
-            return "the ranks' store does not answer: rank 0 or the launcher is stopped or dead"
+            return f"the ranks' store does not answer: {self._names([0])} or the launcher is stopped or dead{cut}"
         if silent:
-            names = " and ".join(map(str, silent))
-            return f"rank {names} stopped, hung or died: no sign of life for {silent_after_s:g} s"
+            return f"{self._names(silent)} stopped, hung or died{cut}: no sign of life for {silent_after_s:g} s"
         beats = {rank: int(message.split()[0]) for rank, (message, _) in self._seen.items()}
         behind = [rank for rank, count in beats.items() if count == min(beats.values())]
         if not behind or len(behind) == self._world.size:
             return "every rank waits in the same place"
-        return f"rank {' and '.join(map(str, behind))} is alive and stuck: the others wait for it"
+        return f"{self._names(behind)} is alive and stuck: the others wait for it"
+
+    def _names(self, ranks: list[int]) -> str:
+        """Name the ranks, with their hosts where there are several."""
+        several = len(set(self._hosts)) > 1
+        return "rank " + " and ".join(f"{rank} on {self._hosts[rank]}" if several else str(rank) for rank in ranks)
 
     def _speaking(self, silent_after_s: float) -> list[int]:
         now = time.monotonic()

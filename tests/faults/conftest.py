@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import faults
+from tests.support import faults, hosts
 from tests.support.faults import at_step
+from tests.support.packages import skip_or_fail
 from tests.support.runs import tiny_data
 from tests.support.train_ranks import flags_of, launch
 
@@ -52,3 +54,17 @@ def interrupted(tmp_path_factory, llama_dir, data) -> Path:
         if session == 1:
             shutil.copytree(directory / "run", directory / "stopped")
     return directory
+
+
+@pytest.fixture(scope="session")
+def _booted(tmp_path_factory) -> Iterator[hosts.Hosts]:
+    skip_or_fail("SNAKE_DIST_HOSTS", hosts.why_impossible())
+    with hosts.running(tmp_path_factory.mktemp("hosts")) as both:
+        yield both
+
+
+@pytest.fixture
+def two_hosts(_booted) -> hosts.Hosts:
+    """Two hosts with a good cable. Without them, tests are skipped, but fail where SNAKE_DIST_HOSTS=required (CI)."""
+    _booted.plug_in()
+    return _booted

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 
+from tests.support import packages
 from tests.support.processes import TIMEOUT_S, wait_until
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -113,21 +114,7 @@ def parent_of(pid: int) -> int:
 
 def install() -> str | None:
     """Install what is missing. Returns why that is impossible, or None if all is there."""
-    path = f"{os.environ['PATH']}:/usr/sbin"
-    commands = ("slurmctld", "slurmd", "sbatch", "munged")
-    if all(shutil.which(command, path=path) for command in commands):
-        return None
-    if not shutil.which("apt-get"):
-        return "Slurm is not installed, and there is no apt-get to install it"
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if root and not shutil.which("sudo"):
-        return f"Slurm is not installed: as root, apt-get install {' '.join(PACKAGES)}"
-    apt_get = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run([*apt_get, *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return f"apt-get install {' '.join(PACKAGES)} failed: {(done.stderr or done.stdout).strip()[-300:]}"
-    return None
+    return packages.install(("slurmctld", "slurmd", "sbatch", "munged"), PACKAGES)
 
 
 def start() -> Cluster:

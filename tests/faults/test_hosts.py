@@ -1,0 +1,55 @@
+"""Runs on two hosts with addresses, names and clocks of their own, joined by a cable that is cut or slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support import faults, hosts
+from tests.support.faults import at_step
+from tests.support.processes import BIN, ROOT, TIMEOUT_S
+from tests.support.run_checks import check_equal, status_of
+from tests.support.train_ranks import errors_of, flags_of, launch
+
+RANK_TIMEOUT_S = 12
+
+
+def on_two_hosts(both: hosts.Hosts) -> list[Any]:
+    """The faults that put rank 0 on alpha and rank 1 on beta."""
+    return [(rank, hosts.enter, (host.pid, both.alpha.address)) for rank, host in enumerate((both.alpha, both.beta))]
+
+
+def test_deepspeed_with_a_hostfile_over_ssh_and_pdsh(tmp_path, llama_dir, data, oracle, two_hosts):
+    """Beta's clock runs a day ahead, and beta does not see the run's directory."""
+    run, place = tmp_path / "runs/run", tmp_path / "place"
+    for path in (run.parent, place):
+        path.mkdir()
+    two_hosts.beta.run("mount", "-t", "tmpfs", "none", run.parent)
+    cache = tmp_path / "cache"
+    (place / ".deepspeed_env").write_text(f"HF_HUB_OFFLINE=1\nXDG_CACHE_HOME={cache}\nOMP_NUM_THREADS=1\n")
+    words = [BIN / "deepspeed", "--hostfile", two_hosts.hostfile, ROOT / "launcher/train.py"]
+    log = tmp_path / "log"
+    launched = two_hosts.alpha.start([*words, *flags_of(llama_dir, data, run)], place, log)
+    assert launched.wait(TIMEOUT_S) == 0, log.read_text()
+    check_equal(run, oracle / "run")
+
+
+def test_a_cable_cut_in_mid_step(tmp_path, llama_dir, data, oracle, two_hosts):
+    """No packet says so. Beta's time of day is an hour late, too."""
+    run = tmp_path / "run"
+    flags = flags_of(llama_dir, data, run, rank_timeout_s=RANK_TIMEOUT_S)
+    places = [*on_two_hosts(two_hosts), (1, faults.clock_back, (3600.0,))]
+    done = launch(flags, 2, tmp_path / "logs0", [*places, (1, at_step, (4, hosts.set_link, "down"))])
+    assert done.codes == [1, 1], done.printed()
+    [error] = errors_of(done.printed(0))
+    assert (
+        f"no rank made progress for {RANK_TIMEOUT_S} s: rank 1 on beta stopped, hung or died, or the network " in error
+    )
+    [error] = errors_of(done.printed(1))
+    assert "rank 0 on alpha or the launcher is stopped or dead, or the network to it is cut" in error
+    status = status_of(run)
+    assert (status["state"], status["checkpoint"]) == ("failed", "checkpoints/step-00000002")
+
+    two_hosts.plug_in()
+    done = launch(flags, 2, tmp_path / "logs1", places)
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
