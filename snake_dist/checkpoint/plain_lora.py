@@ -19,17 +19,21 @@ class Start:
 
     shapes: Shapes
     """Name (in PEFT's file format) -> shape of every tensor."""
+    zeros: frozenset[str]
+    """Names of the tensors that are saved as zeros as long as nothing was trained: B, AdaLoRA's E, A of embeddings."""
     initial: dict[str, torch.Tensor]
     """PiSSA's initial A and B, which were subtracted from the base; {} for other adapters."""
 
 
 @dataclass(frozen=True)
 class PlainAdapter:
-    """The content of adapter_config.json and adapter_model.safetensors, and the shapes that a reader must find."""
+    """The content of adapter_config.json and adapter_model.safetensors, and what a reader must find there."""
 
     config: PeftConfig
     tensors: dict[str, torch.Tensor]
     shapes: Shapes
+    zeros: frozenset[str]
+    """Of these tensors, as of `Start.zeros`, training must have changed at least one."""
 
 
 def adapter_start(model: PeftModel) -> Start:
@@ -38,8 +42,11 @@ def adapter_start(model: PeftModel) -> Start:
 
     state = get_peft_model_state_dict(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    is_pissa = str(model.peft_config["default"].init_lora_weights).startswith("pissa")
-    return Start(shapes, {name: tensor.detach().cpu().clone() for name, tensor in state.items()} if is_pissa else {})
+    if str(model.peft_config["default"].init_lora_weights).startswith("pissa"):
+        # What is saved is a difference: nothing as long as nothing was trained.
+        initial = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return Start(shapes, frozenset(name for name in state if ".lora_B." in name), initial)
+    return Start(shapes, frozenset(name for name, tensor in state.items() if not tensor.any()), {})
 
 
 def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: Start) -> PlainAdapter:
@@ -47,14 +54,15 @@ def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: S
     config = copy.deepcopy(config)
     config.inference_mode = True
     if not start.initial:
-        return PlainAdapter(config, tensors, _cut_shapes(start.shapes, getattr(config, "rank_pattern", None)))
+        shapes = _cut_shapes(start.shapes, getattr(config, "rank_pattern", None))
+        return PlainAdapter(config, tensors, shapes, start.zeros)
     config.init_lora_weights = True
     config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
-    shapes: Shapes = {
+    shapes = {
         name: (2 * rows, columns) if ".lora_A." in name else (rows, 2 * columns)
         for name, (rows, columns) in start.shapes.items()
     }
-    return PlainAdapter(config, _difference(tensors, start.initial), shapes)
+    return PlainAdapter(config, _difference(tensors, start.initial), shapes, start.zeros)
 
 
 def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> Shapes:

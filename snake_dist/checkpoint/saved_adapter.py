@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def save_adapter(
     written.
     """
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
 
@@ -46,16 +48,19 @@ def save_adapter(
     with new_directory(directory, durable=True) as temporary:
         if distinct is not None and len(distinct) <= MAX_PROMPT_HASHES:
             save_arrays({"prompt_hashes": distinct}, temporary / TRAINED_PROMPTS)
-        save_file(plain.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(plain.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as problem:  # how it reports a full disk
+            raise OSError(f"{temporary / WEIGHTS}: cannot be written ({problem})") from problem
         plain.config.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card, encoding="utf-8")
 
 
-def prove_adapter(directory: Path, expected: Shapes) -> None:
-    """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected
-    names and shapes, and training changed them: `lora_B`, or AdaLoRA's `lora_E`, starts at 0."""
+def prove_adapter(directory: Path, expected: Shapes, zeros: Collection[str]) -> None:
+    """Read a saved adapter back. Raises InputError unless every file is intact, the tensors have the expected names and
+    shapes, and training changed them: one of `zeros`, which start at 0, is no longer 0; {}: nothing was to change."""
     from safetensors.torch import load_file
 
     check_intact(directory, str(directory))
@@ -67,9 +72,10 @@ def prove_adapter(directory: Path, expected: Shapes) -> None:
             f"{directory / WEIGHTS}: {len(wrong)} of {len(expected)} tensors are missing or of a wrong shape, "
             f"the first is {wrong[0]}: {shapes.get(wrong[0])} instead of {expected.get(wrong[0])}"
         )
-    kind = "lora_E" if any("lora_E" in name for name in tensors) else "lora_B"
-    if not any(tensor.any() for name, tensor in tensors.items() if kind in name):
-        raise InputError(f"{directory / WEIGHTS}: every {kind} is zero: the adapter was not trained")
+    if zeros and not any(tensors[name].any() for name in zeros):
+        raise InputError(
+            f"{directory / WEIGHTS}: the adapter was not trained: all that starts at zero is zero, {min(zeros)} first"
+        )
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snake_dist.accelerator import release_memory, use_deterministic_kernels
-from snake_dist.checkpoint.plain_lora import plain_adapter
 from snake_dist.checkpoint.run_dir import read_status
-from snake_dist.checkpoint.saved_adapter import prove_adapter, save_adapter
 from snake_dist.cluster.preemption import StopFlag
 from snake_dist.cluster.world import World, agree, start_process_group, world_from_environment
 from snake_dist.data.packing import pack
 from snake_dist.errors import InputError
-from snake_dist.evaluation.players.trained_prompts import with_earlier_hashes
 from snake_dist.evaluation.report.numbers import flatten
 from snake_dist.files import ADAPTER_DIR, CONFIG, DS_CONFIG, METRICS, RUN_FACTS, SUMMARY, write_json_atomically
 from snake_dist.model import adapters, base
+from snake_dist.run.adapter_dir import save
 from snake_dist.run.artifacts import artifacts_of
 from snake_dist.run.config import RunConfig
 from snake_dist.run.games import judge_run, write_run_report
-from snake_dist.run.model_card import adapter_metadata, model_card, software_versions
+from snake_dist.run.model_card import software_versions
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
 from snake_dist.run.sinks import open_sinks
@@ -37,7 +35,7 @@ from snake_dist.run.summary import (
     read_summary,
     render_summary,
 )
-from snake_dist.run.training import Trained, load_model, train_model
+from snake_dist.run.training import load_model, train_model
 from snake_dist.training.metrics import MetricsLog, SilentLog
 from snake_dist.training.trainer import Collate
 from snake_dist.zero.config import zero_stage
@@ -141,21 +139,6 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
             },
         )
     return metrics
-
-
-def save(run: Run, trained: Trained) -> Path:
-    """Write the trained adapter on rank 0 and read it back; return its directory."""
-    directory = run.output_dir / ADAPTER_DIR
-
-    def write() -> None:
-        plain = plain_adapter(trained.peft_config, trained.tensors, trained.start)
-        metadata = adapter_metadata(run, plain.config, trained.summary)
-        prompts = with_earlier_hashes(run.data.dataset.prompt_hashes, run.config.adapter.init_adapter)
-        save_adapter(directory, plain, run.tokenizer, metadata, model_card(metadata), prompts)
-        prove_adapter(directory, plain.shapes)
-
-    agree(run.world, write)
-    return directory
 
 
 def judge(run: Run, adapter: Path, session: Session) -> Played:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
-from snake_dist.checkpoint.plain_lora import Start, adapter_start
+from snake_dist.checkpoint.plain_lora import adapter_start
 from snake_dist.checkpoint.saved_adapter import init_adapter
 from snake_dist.cluster.world import agree, gather
 from snake_dist.data.batching import total_over
@@ -21,6 +20,7 @@ from snake_dist.model import adapters, base
 from snake_dist.model.compiled_layers import compile_layers
 from snake_dist.model.dropout import use_shared_dropout
 from snake_dist.model.fast_path import use_fast_ops, use_fused_ops
+from snake_dist.run.adapter_dir import Trained, rehearse_save
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
 from snake_dist.run.profile import profiled, profiled_steps
@@ -37,20 +37,7 @@ from snake_dist.zero.engine import end_engine
 from snake_dist.zero.parameters import frozen_bytes, gather_adapter
 
 if TYPE_CHECKING:
-    import torch
-    from peft import PeftConfig, PeftModel
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained adapter, still in memory."""
-
-    summary: TrainingSummary
-    peft_config: PeftConfig
-    tensors: dict[str, torch.Tensor]
-    """The adapter under the names of PEFT's file format, on the CPU, on every rank."""
-    start: Start
-    """What is remembered of the adapter before its training."""
+    from peft import PeftModel
 
 
 def load_model(run: Run) -> tuple[PeftModel, Collate]:
@@ -94,6 +81,7 @@ def train_model(run: Run, model: PeftModel, collate: Collate, metrics: SilentLog
     """Train `model`, from the run's checkpoint if there is one, to the last step or until the run is asked to stop."""
     start = adapter_start(model)
     engine, allocation = start_training(run, model)
+    rehearse_save(run, model, start)
     session.begin_training(engine, allocation, metrics)
     trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training, allocation)
     held_out = partial(held_out_metrics, trainer, run.data.eval_dataset, run.data.eval_examples)

@@ -45,6 +45,8 @@ def check_training_config(config: TrainingConfig) -> None:
     """Raise InputError for a value that no run can have."""
     check_at_least(config, epochs=0, max_steps=1, max_tokens=1, global_batch_size=1, micro_batch_size=1)
     check_at_least(config, learning_rate=0, warmup_share=0, weight_decay=0, max_grad_norm=0)
+    if config.learning_rate == 0:
+        raise InputError("--learning-rate 0: nothing would be trained: greater than 0")
     check_at_least(config, seed=0, log_every=1, eval_every=0)
     if config.max_steps is not None and config.max_tokens is not None:
         raise InputError(f"--max-steps {config.max_steps}, --max-tokens {config.max_tokens}: only one of them")

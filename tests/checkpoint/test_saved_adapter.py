@@ -40,7 +40,7 @@ def train_save_and_answer(config, directory: str):
 
     def save() -> None:
         save_adapter(Path(directory), plain, run.tokenizer, metadata, model_card(metadata))
-        prove_adapter(Path(directory), plain.shapes)
+        prove_adapter(Path(directory), plain.shapes, plain.zeros)
 
     agree(run.world, save)
     if config.output.ds.endswith("zero3.json"):  # the engine took this model apart: put the tensors on a new one
@@ -53,7 +53,7 @@ def train_save_and_answer(config, directory: str):
             segments=Segments.of([0, len(TOKENS)]),
             use_cache=False,
         ).logits
-    return logits.tolist(), plain.shapes
+    return logits.tolist(), (plain.shapes, plain.zeros)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_plain_peft_reproduces_the_trained_model(tmp_path, wide_llama, stage):
     data = tiny_data(tmp_path / "data")
     directory = tmp_path / "adapter"
     config = tiny_config(wide_llama, data, tmp_path / "run", ds=tmp_path / f"zero{stage}.json", rank=8)
-    (logits, shapes), _ = run_on_ranks(train_save_and_answer, 2, config, str(directory))
+    (logits, (shapes, zeros)), _ = run_on_ranks(train_save_and_answer, 2, config, str(directory))
 
     opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(wide_llama), directory).eval()
     # Logits of up to 20, through another attention kernel.
@@ -124,10 +124,10 @@ def test_plain_peft_reproduces_the_trained_model(tmp_path, wide_llama, stage):
     assert metadata["world_size"] == 2
     assert (directory / "tokenizer.json").exists()
     assert "base_model" in (directory / "README.md").read_text()
-    check_that_damage_is_found(directory, shapes)
+    check_that_damage_is_found(directory, shapes, zeros)
 
 
-def check_that_damage_is_found(directory: Path, shapes) -> None:
+def check_that_damage_is_found(directory: Path, shapes, zeros) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -144,16 +144,16 @@ def check_that_damage_is_found(directory: Path, shapes) -> None:
     name = next(name for name in good if "lora_B" in name)
     replace_by({**good, name: torch.empty(0)})  # what ZeRO-3 writes without a gather
     with pytest.raises(InputError, match=r"1 of \d+ tensors are missing or of a wrong shape"):
-        prove_adapter(directory, shapes)
+        prove_adapter(directory, shapes, zeros)
     replace_by({other: tensor for other, tensor in good.items() if other != name})
     with pytest.raises(InputError, match=r"1 of \d+ tensors are missing"):
-        prove_adapter(directory, shapes)
+        prove_adapter(directory, shapes, zeros)
     replace_by({key: torch.zeros_like(tensor) if "lora_B" in key else tensor for key, tensor in good.items()})
     with pytest.raises(InputError, match="not trained"):
-        prove_adapter(directory, shapes)
+        prove_adapter(directory, shapes, zeros)
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"damaged or missing: adapter_model\.safetensors"):
-        prove_adapter(directory, shapes)
+        prove_adapter(directory, shapes, zeros)
 
 
 def test_what_is_no_adapter_is_named(tmp_path):

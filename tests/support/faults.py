@@ -43,10 +43,10 @@ def record_ids(path: str) -> None:
 
     real_step = loop.training_step
 
-    def training_step(trainer: Any, ids: Any, *, step: int) -> Any:
+    def training_step(trainer: Any, ids: Any, *, step: int, **named: Any) -> Any:
         with open(path, "a") as file:
             file.write(json.dumps([step + 1, [int(i) for i in ids]]) + "\n")
-        return real_step(trainer, ids, step=step)
+        return real_step(trainer, ids, step=step, **named)
 
     replace(loop, "training_step", training_step)
 
@@ -95,11 +95,11 @@ def nan_in_module(name: str, first_step: int, last_step: int) -> None:
     def break_output(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
         return output * float("nan") if first_step <= now["step"] <= last_step else None
 
-    def training_step(trainer: Any, ids: Any, *, step: int) -> Any:
+    def training_step(trainer: Any, ids: Any, *, step: int, **named: Any) -> Any:
         if now["step"] == 0:
             trainer.engine.module.get_base_model().get_submodule(name).register_forward_hook(break_output)
         now["step"] = step + 1
-        return real_step(trainer, ids, step=step)
+        return real_step(trainer, ids, step=step, **named)
 
     replace(loop, "training_step", training_step)
 

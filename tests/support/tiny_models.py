@@ -110,6 +110,6 @@ def tiny_adapter(
     known = {"base_model": str(base), "dtype": "float32", "style": "compact", "max_completion_tokens": 6}
     known |= {"grid_size": 5, "mode": "classic"} | metadata
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    plain = PlainAdapter(peft.peft_config["default"], tensors, shapes)
+    plain = PlainAdapter(peft.peft_config["default"], tensors, shapes, frozenset())
     save_adapter(directory, plain, AutoTokenizer.from_pretrained(base), known, "a test's adapter", prompt_hashes)
     return directory
