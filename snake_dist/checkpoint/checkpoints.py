@@ -191,3 +191,19 @@ def _badness(path: Path, best_by: str) -> tuple[float, ...] | None:
         return None if loss is None else (loss,)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
+    """Raise InputError, with both values of each difference, unless the checkpoint is one of this run."""
+    saved = checkpoint.numbers["fingerprint"]
+    different = [
+        f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"
+        for name in sorted(saved.keys() | fingerprint.keys())
+        if saved.get(name) != fingerprint.get(name)
+    ]
+    if different:
+        raise InputError(f"--resume: {checkpoint.path} is of another run: {'; '.join(different)}")
+
+
+def _short(value: Any) -> Any:
+    return value[:23] + "..." if isinstance(value, str) and len(value) > 26 else value

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.checkpoints import Checkpoint
+from snake_dist.checkpoint.checkpoints import Checkpoint, check_fingerprint
 from snake_dist.checkpoint.run_dir import (
     RunDirLock,
     begin_status,
@@ -20,6 +20,7 @@ from snake_dist.checkpoint.run_dir import (
     remove_results,
 )
 from snake_dist.checkpoint.saved_adapter import check_init_adapter
+from snake_dist.cluster.watchdog import Watchdog
 from snake_dist.cluster.world import World, agree, start_process_group
 from snake_dist.data.batching import ExampleStream, num_examples_within
 from snake_dist.data.sources import resolve_paths
@@ -68,6 +69,7 @@ class Run:
     """From which the run resumes; None: a new run."""
     lock: RunDirLock | None
     """Rank 0's hold on the output directory."""
+    watchdog: Watchdog
 
     @property
     def saved(self) -> dict[str, Any]:
@@ -84,6 +86,13 @@ def prepare(config: RunConfig, world: World) -> Run:
     """Check the config and prepare everything but the model. Collective; raises InputError on all ranks alike."""
     accumulation, given_ds_config = check_config(config, world)
     start_process_group(world)
+    watchdog = Watchdog(world, config.checkpoint.rank_timeout_s)
+    with watchdog.explaining():
+        return _prepare_watched(config, watchdog, accumulation, given_ds_config)
+
+
+def _prepare_watched(config: RunConfig, watchdog: Watchdog, accumulation: int, given_ds_config: dict[str, Any]) -> Run:
+    world = watchdog.world
     if config.data.held_out_share == 0 and not config.data.eval_data and world.is_main:
         _warn(f"nothing is held out: {NO_SHARE}; --eval-data brings examples to be judged by")
     board = agree(world, partial(find_board, config))
@@ -99,7 +108,7 @@ def prepare(config: RunConfig, world: World) -> Run:
     output_dir, checkpoint = agree(world, open_directory)
     lock = locks[0] if locks else None
     try:
-        run = _prepare_run(config, world, board, output_dir, accumulation, given_ds_config)
+        run = _prepare_run(config, watchdog, board, output_dir, accumulation, given_ds_config)
         if checkpoint is not None:
             check_fingerprint(checkpoint, run.fingerprint)
         earlier = checkpoint.numbers.get("config", {}) if checkpoint else {}
@@ -116,12 +125,13 @@ def prepare(config: RunConfig, world: World) -> Run:
 
 def _prepare_run(
     config: RunConfig,
-    world: World,
+    watchdog: Watchdog,
     board: Board,
     output_dir: Path,
     accumulation: int,
     given_ds_config: dict[str, Any],
 ) -> Run:
+    world = watchdog.world
     dtype = base.choose_dtype(config.model.base_dtype, given_ds_config)
     agree(world, partial(check_dtype_here, dtype), on_each_node=True)
     if config.model.compile_layers:
@@ -173,6 +183,7 @@ def _prepare_run(
         fingerprint={},
         checkpoint=None,
         lock=None,
+        watchdog=watchdog,
     )
     return replace(run, fingerprint=_fingerprint_of(run) | init_adapter)
 
@@ -254,22 +265,6 @@ def _fingerprint_of(run: Run) -> dict[str, Any]:
         **{f"--ds optimizer.params.{name}": optimizer["params"].get(name) for name in ("betas", "eps")},
     }
     return json.loads(json.dumps(values))
-
-
-def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
-    """Raise InputError, with both values of each difference, unless the checkpoint is one of this run."""
-    saved = checkpoint.numbers["fingerprint"]
-    different = [
-        f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"
-        for name in sorted(saved.keys() | fingerprint.keys())
-        if saved.get(name) != fingerprint.get(name)
-    ]
-    if different:
-        raise InputError(f"--resume: {checkpoint.path} is of another run: {'; '.join(different)}")
-
-
-def _short(value: Any) -> Any:
-    return value[:23] + "..." if isinstance(value, str) and len(value) > 26 else value
 
 
 def _warn(text: str) -> None:

@@ -67,8 +67,8 @@ class Session:
         return stop
 
     def end_training(self) -> None:
-        """Stop watching the ranks, since what follows takes its time, and let go of the engine."""
-        self.watch.close()
+        """Stop watching the ranks' progress, since what follows takes its time, and let go of the engine."""
+        self.watch.stop()
         self._saver = None
 
     def raise_if_stopped(self) -> None:
@@ -101,6 +101,7 @@ def session_of(run: Run, stop: StopFlag) -> Iterator[Session]:
         session = Session(run, stop)
         try:
             yield session
+            session.watch.end(well=True)
         except BaseException as problem:
             error = session.watch.explained(problem)
             with contextlib.suppress(OSError):  # a full disk is often the very problem
@@ -110,6 +111,7 @@ def session_of(run: Run, stop: StopFlag) -> Iterator[Session]:
             raise error from problem
         finally:
             session.end_training()
+            session.watch.end(well=False)
     finally:
         if run.lock is not None:
             run.lock.release()

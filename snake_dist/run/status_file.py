@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from snake_dist.checkpoint.checkpoints import checkpoint_path
@@ -12,10 +13,15 @@ if TYPE_CHECKING:
 
 
 class StatusFile:
-    """Rank 0's status.json; on the other ranks nothing is written."""
+    """Rank 0's status.json; on the other ranks nothing is written.
+
+    Several threads write it: the main one, the one that commits checkpoints, the watchdog's. The first end stays.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._writes = threading.Lock()
+        self._has_ended = False
         self.step = run.first_step
         """Steps done."""
         self._committed_step = run.first_step if run.checkpoint else None
@@ -24,7 +30,11 @@ class StatusFile:
 
     def write(self, state: State, reason: str | None = None) -> None:
         run, saved = self._run, self._committed_step
-        if run.world.is_main:
+        if not run.world.is_main:
+            return
+        with self._writes:
+            if self._has_ended:
+                return
             status = Status(
                 state=state,
                 step=self.step,
@@ -35,6 +45,7 @@ class StatusFile:
                 started_at_step=run.first_step,
             )
             write_status(run.output_dir, status)
+            self._has_ended = state != "training"
 
     def committed(self, step: int) -> None:
         """Note that the checkpoint of `step` is durable."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import pytest
 
 from tests.support import faults, hosts
 from tests.support.faults import at_step
@@ -11,11 +11,6 @@ from tests.support.run_checks import check_equal, status_of
 from tests.support.train_ranks import errors_of, flags_of, launch
 
 RANK_TIMEOUT_S = 12
-
-
-def on_two_hosts(both: hosts.Hosts) -> list[Any]:
-    """The faults that put rank 0 on alpha and rank 1 on beta."""
-    return [(rank, hosts.enter, (host.pid, both.alpha.address)) for rank, host in enumerate((both.alpha, both.beta))]
 
 
 def test_deepspeed_with_a_hostfile_over_ssh_and_pdsh(tmp_path, llama_dir, data, oracle, two_hosts):
@@ -37,7 +32,7 @@ def test_a_cable_cut_in_mid_step(tmp_path, llama_dir, data, oracle, two_hosts):
     """No packet says so. Beta's time of day is an hour late, too."""
     run = tmp_path / "run"
     flags = flags_of(llama_dir, data, run, rank_timeout_s=RANK_TIMEOUT_S)
-    places = [*on_two_hosts(two_hosts), (1, faults.clock_back, (3600.0,))]
+    places = [*two_hosts.places(), (1, faults.clock_back, (3600.0,))]
     done = launch(flags, 2, tmp_path / "logs0", [*places, (1, at_step, (4, hosts.set_link, "down"))])
     assert done.codes == [1, 1], done.printed()
     [error] = errors_of(done.printed(0))
@@ -51,5 +46,26 @@ def test_a_cable_cut_in_mid_step(tmp_path, llama_dir, data, oracle, two_hosts):
 
     two_hosts.plug_in()
     done = launch(flags, 2, tmp_path / "logs1", places)
+    assert done.codes == [0, 0], done.printed()
+    check_equal(run, oracle / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["save", "games"])
+def test_a_cable_cut_where_ranks_may_work_for_hours(tmp_path, llama_dir, data, oracle, two_hosts, when):
+    """While rank 0 renames a checkpoint, and in the games at the end, where nobody bounds the time between steps."""
+    run = tmp_path / "run"
+    games = {"play_games": 2, "play_max_steps": 4} if when == "games" else {}
+    flags = flags_of(llama_dir, data, run, rank_timeout_s=RANK_TIMEOUT_S, **games)
+    cut = (faults.at_rename, "step-00000004") if when == "save" else (faults.at_game, 1)
+    fault = (0, *cut[:1], (*cut[1:], hosts.set_link, "down"))
+    done = launch(flags, 2, tmp_path / "logs0", [*two_hosts.places(), fault])
+    assert done.codes == [1, 1], done.printed()
+    [error] = errors_of(done.printed(0))
+    assert "rank 1 on beta stopped, hung or died, or the network to it is cut: no sign of life for " in error
+    assert status_of(run)["state"] == "failed"
+
+    two_hosts.plug_in()
+    done = launch(flags, 2, tmp_path / "logs1", two_hosts.places())
     assert done.codes == [0, 0], done.printed()
     check_equal(run, oracle / "run")

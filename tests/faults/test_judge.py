@@ -17,21 +17,6 @@ from tests.support.train_ranks import flags_of, launch
 NUM_GAMES = 3
 
 
-def at_game(number: int, action: Any, *args: Any) -> None:
-    """Call `action(*args)` when this rank has logged so many games."""
-    from snake_dist.evaluation.judging import game_log
-
-    real, logged = game_log.GameLog.append, []
-
-    def append(self: Any, episode: Any) -> None:
-        real(self, episode)
-        logged.append(episode)
-        if len(logged) == number:
-            action(*args)
-
-    game_log.GameLog.append = append  # type: ignore[method-assign]
-
-
 def games_of(run: Path, player: str) -> list[dict[str, Any]]:
     """The player's log without what differs from one time to the next."""
     lines = (run / f"report/games/{player}.jsonl").read_text().splitlines()
@@ -54,12 +39,12 @@ def test_a_judge_that_was_killed_and_stopped_goes_on_with_the_games_left(tmp_pat
     assert done.codes == [0, 0], done.printed()
 
     # Killed when the base has finished one of its games; the adapter has not begun.
-    fault = (0, at_game, (1, faults.die))
+    fault = (0, faults.at_game, (1, faults.die))
     done = launch(flags_of(llama_dir, data, run, **flags), 2, tmp_path / "logs-0", [fault])
     assert done.codes[0] == -signal.SIGKILL
     assert len(games_of(run, "base")) == 1
     # Asked to stop when it has finished the second, and not the third.
-    fault = (0, at_game, (1, faults.ask_to_stop, signal.SIGTERM))
+    fault = (0, faults.at_game, (1, faults.ask_to_stop, signal.SIGTERM))
     done = launch(flags_of(llama_dir, data, run, **flags), 2, tmp_path / "logs-1", [fault])
     assert done.codes == [0, 0], done.printed()
     status = status_of(run)

@@ -5,31 +5,17 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snake_dist.checkpoint.checkpoints import committed
-from tests.support.faults import replace
+from tests.support.faults import slow_steps
 from tests.support.processes import ROOT
 from tests.support.run_checks import adapter_hash, checkpoint_steps, status_of
 from tests.support.runs import logged
 from tests.support.train_ranks import Ranks, flags_of
 
 NUM_KILLS, NUM_STEPS = 30, 120
-
-
-def slow_steps(seconds: float) -> None:
-    """Steps long enough to be killed in."""
-    from snake_dist.training import loop
-
-    real = loop.training_step
-
-    def training_step(*positional: Any, **named: Any) -> Any:
-        time.sleep(seconds)
-        return real(*positional, **named)
-
-    replace(loop, "training_step", training_step)
 
 
 def newest_step(run: Path) -> int:

@@ -51,6 +51,19 @@ def record_ids(path: str) -> None:
     replace(loop, "training_step", training_step)
 
 
+def slow_steps(seconds: float) -> None:
+    """Steps long enough to be killed in."""
+    from snake_dist.training import loop
+
+    real = loop.training_step
+
+    def training_step(*positional: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return real(*positional, **named)
+
+    replace(loop, "training_step", training_step)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -141,3 +154,31 @@ def limited_files(num_bytes: int) -> None:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def at_game(number: int, action: Any, *args: Any) -> None:
+    """Call `action(*args)` when this rank has logged so many games."""
+    from snake_dist.evaluation.judging import game_log
+
+    real, logged = game_log.GameLog.append, []
+
+    def append(self: Any, episode: Any) -> None:
+        real(self, episode)
+        logged.append(episode)
+        if len(logged) == number:
+            action(*args)
+
+    replace(game_log.GameLog, "append", append)
+
+
+def at_rename(name: str, action: Callable[..., None], *args: Any) -> None:
+    """Call `action(*args)` once before a file or directory gets this name."""
+    real, done = os.rename, []
+
+    def rename(source: Any, target: Any, **named: Any) -> None:
+        if str(target).endswith(name) and not done:
+            done.append(name)
+            action(*args)
+        real(source, target, **named)
+
+    os.rename = rename

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support import packages
 from tests.support.processes import BIN, environment, wait_until
@@ -94,8 +95,18 @@ class Host:
 class Hosts:
     alpha: Host
     beta: Host
-    hostfile: Path
-    """For deepspeed: one rank on each."""
+    directory: Path
+
+    @property
+    def hostfile(self) -> Path:
+        """For deepspeed: one rank on each."""
+        return self.directory / "hostfile"
+
+    def places(self) -> list[tuple[int, Any, tuple[Any, ...]]]:
+        """The faults that put rank 0 on alpha and rank 1 on beta."""
+        hosts_file = str(self.directory / "hosts")
+        both = enumerate((self.alpha, self.beta))
+        return [(rank, enter, (host.pid, hosts_file, self.alpha.address)) for rank, host in both]
 
     def plug_in(self) -> None:
         """Join the hosts by a good cable, which replaces the one there was."""
@@ -125,16 +136,23 @@ def set_link(state: str, inside: Sequence[str] = ()) -> None:
     subprocess.run([*inside, "ip", "link", "set", "eth0", state], check=True)
 
 
-def enter(pid: int, master: str) -> None:
+def enter(pid: int, hosts_file: str, master: str) -> None:
     """Move this process, a rank that has not begun, to the host, where it is the only rank; rank 0 is at `master`."""
+    join_network(pid)
     libc = ctypes.CDLL(None, use_errno=True)
-    for namespace in ("net", "uts", "mnt"):
-        with open(f"/proc/{pid}/ns/{namespace}") as file:
-            assert libc.setns(file.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-    # The host's /proc has the host's processes, of which this one is none: it gets its own.
-    assert libc.unshare(CLONE_NEWNS) == 0
-    subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+    with open(f"/proc/{pid}/ns/uts") as file:
+        assert libc.setns(file.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+    assert libc.unshare(CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "--bind", hosts_file, "/etc/hosts"], check=True)
     os.environ.update(MASTER_ADDR=master, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+
+
+def join_network(pid: int) -> None:
+    """Give this thread the network of the host."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/proc/{pid}/ns/net") as file:
+        assert libc.setns(file.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
 
 
 def why_impossible() -> str | None:
@@ -158,7 +176,7 @@ def running(directory: Path) -> Iterator[Hosts]:
         for name in ADDRESSES:
             holders.append(_boot(directory, name))
         pids = [_init_of(holder, directory) for holder in holders]
-        hosts = Hosts(*(Host(name, pid) for name, pid in zip(ADDRESSES, pids, strict=True)), directory / "hostfile")
+        hosts = Hosts(*(Host(name, pid) for name, pid in zip(ADDRESSES, pids, strict=True)), directory)
         ends = [["name", "eth0", "netns", str(pid)] for pid in pids]
         subprocess.run(["ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1]], check=True)
         for host in (hosts.alpha, hosts.beta):

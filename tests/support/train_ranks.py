@@ -1,4 +1,4 @@
-"""Ranks of `launcher/train.py`: real processes that meet over gloo, and that a test can kill, pause and break."""
+"""Ranks of `launcher/train.py` or another program: real processes over gloo that a test can kill, pause and break."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Ranks:
     logs: Path
     faults: Sequence[Fault] = ()
     port: int = 0
+    program: str = "train"
     processes: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Ranks:
@@ -52,7 +53,7 @@ class Ranks:
         for rank in range(self.world_size):
             faults = [(function, args) for where, function, args in self.faults if where == rank]
             args = (self.flags, rank, self.world_size, self.port, str(self.logs / f"rank-{rank}.log"), faults)
-            process = fork_server.Process(target=_run_rank, args=args, daemon=True)
+            process = fork_server.Process(target=_run_rank, args=(*args, self.program), daemon=True)
             process.start()
             self.processes.append(process)
         return self
@@ -97,6 +98,7 @@ def _run_rank(
     port: int,
     log: str,
     faults: list[tuple[Callable[..., None], tuple[Any, ...]]],
+    program: str,
 ) -> None:
     os.environ.update(
         RANK=str(rank),
@@ -117,5 +119,5 @@ def _run_rank(
     torch.set_num_threads(1)
     for function, args in faults:
         function(*args)
-    sys.argv = ["train.py", *flags]
-    runpy.run_path(str(ROOT / "launcher/train.py"), run_name="__main__")
+    sys.argv = [f"{program}.py", *flags]
+    runpy.run_path(str(ROOT / f"launcher/{program}.py"), run_name="__main__")
