@@ -8,7 +8,7 @@ ifeq (,$(shell command -v nvidia-smi))
 export LOCAL_SIZE ?= 2
 endif
 
-.PHONY: train test test-slow bench bench-gpu lint clean
+.PHONY: train test test-slow bench bench-gpu docs pictures lint clean
 
 train: .venv/.installed
 	deepspeed launcher/train.py --ds ds_configs/zero2.json
@@ -29,6 +29,14 @@ bench: .venv/.installed
 bench-gpu: .venv/.installed
 	$(BIN)/python -m pip install -e '.[bench,gpu]'
 	python benchmarks/gpu.py
+
+# The pages as a site, in build/site; a broken link or anchor is an error.
+docs: .venv/.installed-test
+	mkdocs build --strict --site-dir build/site
+
+# The README's pictures, from a run of about four minutes and a headless Chromium.
+pictures: .venv/.installed-test
+	python docs/pictures/make.py
 
 lint: .venv/.installed-test
 	ruff check .

@@ -38,12 +38,22 @@ def check_gif_path(path: Path) -> None:
 
 def write_gif(path: Path, episode: Episode, title: str) -> None:
     """Write the whole game, at most `MAX_FRAMES` of its positions; the last one stays longest, and the GIF loops."""
+    from PIL import Image
+
     states = list(replay(episode.grid_size, episode.mode, episode.seed, episode.moves))
     stride = -(-len(states) // MAX_FRAMES)
     shown = [*states[:-1:stride], states[-1]]
     is_dead = episode.end not in ("board_full", "step_cap")
     frames = [_frame(state, title, dead=is_dead and state is states[-1]) for state in shown]
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    # One palette for all frames: the colours, and two between text and field for the edges of letters.
+    between = [
+        tuple((i * a + (3 - i) * b) // 3 for a, b in zip(COLOURS["text"], COLOURS["field"], strict=True))
+        for i in (1, 2)
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for colour in (*COLOURS.values(), *between) for channel in colour])
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # disposal=1: a frame is drawn over the last one, so that only what changed is stored.
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
 

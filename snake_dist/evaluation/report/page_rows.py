@@ -78,13 +78,13 @@ def _kind(name: str, kinds: Mapping[str, str]) -> str:
 
 
 def gain_sentences(gained: Mapping[str, Gain]) -> list[str]:
-    """Return one sentence a player: how much better it is than its base, and with which probability."""
+    """Return one sentence a player: how much better it is than the base model, and with which probability."""
     sentences = []
     for name, gain in gained.items():
         probability = gain["probability"]
         sure = "" if probability is None else f"; probability that it is better: {probability:.1%}"
         mean = with_interval(gain["mean"], gain["ci95"], sign="+")
-        sentences.append(f"{name} over its base, on the same {gain['n']} games: {mean} apples a game{sure}.")
+        sentences.append(f"{name} over the base, on the same {gain['n']} games: {mean} apples a game{sure}.")
     return sentences
 
 

@@ -146,7 +146,7 @@ def test_the_page_says_what_report_json_says(browser, page_file):
             assert f"{name}\t" in ladder.replace("\n", "\t")
             assert f"{summary['apples']['mean']:.2f}" in ladder
         assert "hunyuan" not in ladder  # a 6 x 6 board: nobody has published anything for it
-        assert "adapter over its base" in page.inner_text("main")
+        assert "adapter over the base" in page.inner_text("main")
         assert page.locator(".curve path").count() == 2
         assert "human" not in ladder
 
