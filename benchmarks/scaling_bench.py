@@ -134,7 +134,7 @@ def fabricate_cache(bench: Bench, real: Path, path: Path, num_lines: int) -> Pat
     from snake_dist.data.tokenization import INDEX_DTYPE, _cache_key
     from snake_dist.model.base import load_tokenizer
 
-    target = real.parent / _cache_key([path], load_tokenizer(bench.model), "stop", True)
+    target = real.parent / _cache_key([path], load_tokenizer(bench.model), "plain", "stop", True)
     target.mkdir()
     meta, games = (json.loads((real / name).read_text()) for name in ("meta.json", "games.json"))
     tokens = np.fromfile(real / "tokens.bin", dtype=np.uint32)

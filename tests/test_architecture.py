@@ -37,7 +37,8 @@ ALLOWED = {
     "evaluation/players": GROUND | {"game", "heuristics", "styles", "data", "model", "checkpoint"},
     "evaluation/judging": GROUND | {"game", "heuristics", "styles", "evaluation/players"},
     "evaluation/report": GROUND | {"game", "heuristics", "styles", "evaluation/players", "evaluation/judging"},
-    "evaluation/play": GROUND | {"game", "styles", "evaluation/players", "evaluation/judging", "evaluation/report"},
+    "evaluation/play": GROUND
+    | {"game", "styles", "data", "evaluation/players", "evaluation/judging", "evaluation/report"},
     "planning": GROUND | {"model", "data", "zero", "checkpoint"},
 }
 """What each room may import. A key is a folder of the package or a file of its root, a path below `snake_dist`."""

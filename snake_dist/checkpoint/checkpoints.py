@@ -195,7 +195,8 @@ def _badness(path: Path, best_by: str) -> tuple[float, ...] | None:
 
 def check_fingerprint(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
     """Raise InputError, with both values of each difference, unless the checkpoint is one of this run."""
-    saved = checkpoint.numbers["fingerprint"]
+    # Runs were plain before there were templates.
+    saved = {"--template": "plain"} | checkpoint.numbers["fingerprint"]
     different = [
         f"{name} was {_short(saved.get(name))}, now {_short(fingerprint.get(name))}"
         for name in sorted(saved.keys() | fingerprint.keys())

@@ -13,7 +13,8 @@ import platformdirs
 
 from snake_dist.data.packing import Example
 from snake_dist.data.sources import resolve_paths
-from snake_dist.data.tokenization import INDEX_DTYPE, tokenize
+from snake_dist.data.templates import Template
+from snake_dist.data.tokenization import INDEX_DTYPE, NOT_TRAINED, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +38,9 @@ class DataConfig:
     """Evaluate on at most this many held-out examples, drawn by --seed: evaluations do not grow with the data."""
     bad_lines: Literal["stop", "skip"] = "stop"
     """At a bad line, stop the run with its file, line and reason, or skip the line and count it."""
+    template: Template = "plain"
+    """What stands around a prompt: nothing but a line break, the headings Instruction and Response, or the turns of the
+    tokenizer's own chat template."""
     sequence_length: int | None = None
     """Most tokens of an example; a longer one is a bad line. Default: 1024, or the model's limit if lower."""
 
@@ -57,8 +61,12 @@ class TokenizedDataset:
 
     def __getitem__(self, example: int) -> Example:
         start = self._index["end"][example - 1] if example else 0
-        ids = self._tokens[start : self._index["end"][example]].astype(np.int64)
-        return Example(ids, int(self._index["num_prompt_tokens"][example]))
+        stored = self._tokens[start : self._index["end"][example]].astype(np.int64)
+        num_prompt_tokens = int(self._index["num_prompt_tokens"][example])
+        is_skipped = stored >= NOT_TRAINED
+        if not is_skipped.any():
+            return Example(stored, num_prompt_tokens)
+        return Example(stored % NOT_TRAINED, num_prompt_tokens, is_skipped)
 
     @property
     def num_lines(self) -> int:
@@ -121,10 +129,13 @@ def open_dataset(
     patterns: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    template: Template = "plain",
     bad_lines: str,
     for_training: bool,
     cache: Path,
 ) -> TokenizedDataset:
     """Return the data set of these files, directories and globs; tokenize it unless `cache` has it."""
     paths = resolve_paths(patterns)
-    return TokenizedDataset(tokenize(paths, tokenizer, bad_lines=bad_lines, for_training=for_training, cache=cache))
+    return TokenizedDataset(
+        tokenize(paths, tokenizer, template=template, bad_lines=bad_lines, for_training=for_training, cache=cache)
+    )

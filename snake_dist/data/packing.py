@@ -23,17 +23,20 @@ SHORTEST_SHARED_PREFIX = 16
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenized line: prompt, completion, end-of-sequence."""
+    """One tokenized line: prompt, completion, end-of-sequence; or a conversation of several such turns."""
 
     input_ids: np.ndarray
     """int64 [T]."""
     num_prompt_tokens: int
     """This many tokens at the start are not trained."""
+    is_skipped: np.ndarray | None = None
+    """bool [T]: the tokens of later prompts, which are not trained either; None if there are none."""
 
     @property
     def num_loss_tokens(self) -> int:
         """Trained tokens: the completion and the end of sequence. A first token has nothing to be predicted from."""
-        return len(self.input_ids) - max(self.num_prompt_tokens, 1)
+        num_skipped = 0 if self.is_skipped is None else int(self.is_skipped.sum())
+        return len(self.input_ids) - max(self.num_prompt_tokens, 1) - num_skipped
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def shifted_labels(example: Example) -> np.ndarray:
     labels = np.full(len(example.input_ids), IGNORED, dtype=np.int64)
     first = max(example.num_prompt_tokens, 1)
     labels[first - 1 : -1] = example.input_ids[first:]
+    if example.is_skipped is not None:
+        labels[:-1][example.is_skipped[1:]] = IGNORED
     return labels
 
 

@@ -39,6 +39,15 @@ class Record:
     """Line number in the file, from 1."""
     style: str | None = None
     """The line's `style` if it is one of `catalog.STYLES`: what it was generated in."""
+    system: str = ""
+    """What stands before the first prompt of a conversation."""
+    later: tuple[tuple[str, str], ...] = ()
+    """(prompt, completion) of a conversation's further turns."""
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(prompt, completion) of every turn."""
+        return (self.prompt, self.completion), *self.later
 
     @property
     def place(self) -> str:
@@ -62,7 +71,7 @@ def read_records(
             for number, raw in numbered_lines(path):
                 try:
                     record = _parse(raw, str(path), number)
-                except _BadLine as bad:
+                except BadLine as bad:
                     if bad_lines == "stop":
                         raise InputError(f"{path}:{number}: {bad.reason}{bad.detail}") from None
                     if skipped is not None:
@@ -85,7 +94,7 @@ def check_train_seed(record: Record) -> None:
             raise InputError(f"{record.place}: seed {record.seed} is a {name} seed, reserved for judging")
 
 
-class _BadLine(Exception):
+class BadLine(Exception):
     """`reason` is one of few, so that it can be counted; `detail` is this line's own."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -94,25 +103,25 @@ class _BadLine(Exception):
 
 def _parse(raw: bytes, file: str, number: int) -> Record:
     if len(raw) > MAX_LINE_BYTES:
-        raise _BadLine("over-long line", f", more than {MAX_LINE_BYTES} bytes")
+        raise BadLine("over-long line", f", more than {MAX_LINE_BYTES} bytes")
     if raw.startswith(_BOM):
-        raise _BadLine("byte order mark (BOM)", ": save the file as UTF-8 without it")
+        raise BadLine("byte order mark (BOM)", ": save the file as UTF-8 without it")
     try:
         fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
-        raise _BadLine("invalid UTF-8", f" at byte {error.start + 1}") from None
+        raise BadLine("invalid UTF-8", f" at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
         array = "; a file of one array is read if its name ends in .json" if raw.lstrip().startswith(b"[") else ""
-        raise _BadLine("torn or invalid JSON", f": {error.msg}, column {error.colno}{array}") from None
+        raise BadLine("torn or invalid JSON", f": {error.msg}, column {error.colno}{array}") from None
     except (ValueError, RecursionError):
         # A number of thousands of digits, or brackets nested deeper than the parser goes.
-        raise _BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None
+        raise BadLine("torn or invalid JSON", ": a number or a nesting that cannot be parsed") from None
     if not isinstance(fields, dict):
         array = ": a file of one array is read if its name ends in .json" if isinstance(fields, list) else ""
-        raise _BadLine("not a JSON object", array)
+        raise BadLine("not a JSON object", array)
     game, seed, style = fields.get("game_id"), fields.get("seed"), fields.get("style")
     if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
-        raise _BadLine("game_id is neither a string nor an integer")
+        raise BadLine("game_id is neither a string nor an integer")
     is_seed = isinstance(seed, int) and not isinstance(seed, bool)
     is_style = isinstance(style, str) and style in STYLES
     return Record(
@@ -130,19 +139,19 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise _BadLine("a key appears twice", f": {key[:40]!r}")
+        raise BadLine("a key appears twice", f": {key[:40]!r}")
     return fields
 
 
 def _text(fields: dict[str, object], key: str) -> str:
     if key not in fields:
-        raise _BadLine(f"no key {key!r}")
+        raise BadLine(f"no key {key!r}")
     text = fields[key]
     if not isinstance(text, str):
-        raise _BadLine(f"{key} is not a string", f" but {type(text).__name__}")
+        raise BadLine(f"{key} is not a string", f" but {type(text).__name__}")
     if not text.strip():
-        raise _BadLine(f"empty {key}")
+        raise BadLine(f"empty {key}")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         # Half of a surrogate pair passes JSON and then crashes every encoder.
-        raise _BadLine(f"{key} contains half of a surrogate pair")
+        raise BadLine(f"{key} contains half of a surrogate pair")
     return text

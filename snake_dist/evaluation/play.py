@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snake_dist.data.templates import Template
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.comparison import Results, judge
 from snake_dist.evaluation.judging.episodes import Episode, Games, game_seeds
@@ -53,6 +54,8 @@ class Play:
     """For --player base: hub id, local directory, or smollm2-135m."""
     style: PromptStyleName = "compact"
     """For --player base and openai: style of the prompts."""
+    template: Template = "plain"
+    """For --player base: what stands around a prompt, as in train.py."""
     endpoint: str | None = None
     """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; $OPENAI_API_KEY: key."""
     model: str | None = None
@@ -87,7 +90,9 @@ def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - froze
         check_gif_path(config.gif)
     if ranks.size > 1 and "human" in config.player:
         raise InputError(f"--player human: one process, not {ranks.size}: start play.py with plain python")
-    options = PlayerOptions(config.base_model, config.style, config.human_pace, config.endpoint, config.model)
+    options = PlayerOptions(
+        config.base_model, config.style, config.human_pace, config.endpoint, config.model, config.template
+    )
     entrants, board = find_entrants(config.player, options)
     grid_size, mode = board or (10, "classic")
     games = Games(

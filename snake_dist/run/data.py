@@ -172,6 +172,7 @@ def prepare_data(
     opened = partial(
         open_dataset,
         tokenizer=tokenizer,
+        template=config.data.template,
         bad_lines=config.data.bad_lines,
         cache=dataset_cache(),
     )

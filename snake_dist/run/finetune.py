@@ -25,7 +25,7 @@ from snake_dist.run.model_card import software_versions
 from snake_dist.run.preparation import Run, check_config, prepare
 from snake_dist.run.session import Session, Stopped, session_of
 from snake_dist.run.sinks import open_sinks
-from snake_dist.run.start import render_start
+from snake_dist.run.start import render_example, render_start
 from snake_dist.run.summary import (
     Played,
     RunFacts,
@@ -120,7 +120,7 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     sinks = open_sinks(run, shown, wandb_run_id)
     if run.checkpoint is not None:
         print(f"resuming from {run.checkpoint.path}, after step {run.first_step}", flush=True)
-    print(render_start(run, facts), flush=True)
+    print(render_start(run, facts), render_example(run), sep="\n", flush=True)
     for notice in data_notices(facts["data"]):
         print(f"warning: {notice}", file=sys.stderr, flush=True)
     parameters = facts["parameters"]

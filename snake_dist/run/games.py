@@ -81,7 +81,8 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
         return lambda _step: {}
     games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
     limit = run.data.training.longest_completion
-    player = LanguageModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE)
+    template = run.config.data.template
+    player = LanguageModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE, template=template)
     model = engine.module.get_base_model()
 
     def play(step: int) -> Metrics:

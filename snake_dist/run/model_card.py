@@ -49,6 +49,7 @@ def adapter_metadata(run: Run, peft_config: PeftConfig, training: TrainingSummar
         "grid_size": run.board.grid_size,
         "mode": run.board.mode,
         "style": run.board.style,
+        "template": config.data.template,
         "max_completion_tokens": run.data.training.longest_completion,
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "dataset_fingerprint": run.data.dataset.fingerprint,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -24,12 +23,13 @@ from snake_dist.cluster.watchdog import Watchdog
 from snake_dist.cluster.world import World, agree, start_process_group
 from snake_dist.data.batching import ExampleStream, num_examples_within
 from snake_dist.data.sources import resolve_paths
-from snake_dist.data.tokenization import tokenizer_fingerprint
+from snake_dist.data.templates import check_template
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import RunConfig, check_run_config, check_sinks
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
+from snake_dist.run.fingerprint import fingerprint_of
 from snake_dist.run.profile import profiled_steps
 from snake_dist.training.config import TrainingConfig
 from snake_dist.training.trainer import Share
@@ -64,7 +64,7 @@ class Run:
     stream: ExampleStream
     share: Share
     fingerprint: dict[str, Any]
-    """What decides the run's numbers; see `_fingerprint_of`."""
+    """What decides the run's numbers; see `run.fingerprint`."""
     checkpoint: Checkpoint | None
     """From which the run resumes; None: a new run."""
     lock: RunDirLock | None
@@ -142,31 +142,30 @@ def _prepare_run(
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
     tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
+    agree(world, partial(check_template, tokenizer, config.data.template))
     init_adapter = agree(world, partial(_init_adapter_digest, config, shape.revision))
     if config.checkpoint.best_by == "play" and board.style is None:
         raise InputError("--best-by play: the prompts of --data are of no known style: name one with --style")
     data = prepare_data(config, world, board, tokenizer, shape.max_positions)
     agree(world, partial(data.check_vocabulary, tokenizer, shape.vocab_size))
 
-    training = config.training
-    values = RunValues(
-        dtype=dtype,
-        global_batch_size=training.global_batch_size,
-        micro_batch_size=training.micro_batch_size,
-        accumulation=accumulation,
-        world_size=world.size,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-    )
-    ds_config = fill_ds_config(given_ds_config, values, hidden_size=shape.hidden_size, local_size=world.local_size)
-    stream = _stream(training, data)
+    ds_config = _filled_ds_config(config, given_ds_config, world, dtype, accumulation, shape.hidden_size)
+    stream = _stream(config.training, data)
     num_steps = stream.num_steps
     if config.output.profile is not None:
         profiled_steps(config.output.profile, num_steps)
     if config.adapter.adapter == "adalora":
         adapters.rank_schedule(num_steps)  # raises where there are too few steps
-    run = Run(
+    fingerprint = fingerprint_of(
+        config,
+        data,
+        tokenizer,
+        base_revision=shape.revision,
+        dtype=dtype,
+        num_steps=num_steps,
+        optimizer=ds_config["optimizer"],
+    )
+    return Run(
         config=config,
         world=world,
         output_dir=output_dir,
@@ -179,13 +178,29 @@ def _prepare_run(
         data=data,
         num_steps=num_steps,
         stream=stream,
-        share=Share(world.rank, world.size, training.micro_batch_size, accumulation),
-        fingerprint={},
+        share=Share(world.rank, world.size, config.training.micro_batch_size, accumulation),
+        fingerprint=fingerprint | init_adapter,
         checkpoint=None,
         lock=None,
         watchdog=watchdog,
     )
-    return replace(run, fingerprint=_fingerprint_of(run) | init_adapter)
+
+
+def _filled_ds_config(
+    config: RunConfig, given: dict[str, Any], world: World, dtype: str, accumulation: int, hidden_size: int
+) -> dict[str, Any]:
+    training = config.training
+    values = RunValues(
+        dtype=dtype,
+        global_batch_size=training.global_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        accumulation=accumulation,
+        world_size=world.size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+    )
+    return fill_ds_config(given, values, hidden_size=hidden_size, local_size=world.local_size)
 
 
 def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str]:
@@ -235,36 +250,6 @@ def output_path(given: str | None, grid_size: int) -> Path:
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     default = f"logs/extensions/models/grid-size-{grid_size}/llm_finetune_v0.03_{stamp}"
     return Path(given or default).expanduser().absolute()
-
-
-def _fingerprint_of(run: Run) -> dict[str, Any]:
-    """Return everything that decides the numbers of a run, by the flag that sets it where one does."""
-    config, data, training, optimizer = run.config, run.data, run.config.training, run.ds_config["optimizer"]
-    size = adapters.adapter_size(config.adapter)
-    unset = ("preset", "init_adapter")
-    adapter = {name: value for name, value in vars(config.adapter).items() if name not in unset} | vars(size)
-    values = {
-        "--data": data.dataset.fingerprint,
-        "--data, examples": len(data.dataset),
-        "--data, training examples": data.training.digest,
-        "--eval-data": data.eval_dataset.fingerprint,
-        "--eval-data, examples": data.held_out.digest,
-        "tokenizer": tokenizer_fingerprint(run.tokenizer),
-        "--base-model": run.shape.revision,
-        "--base-dtype": run.dtype,
-        **{f"--{name.replace('_', '-')}": value for name, value in adapter.items()},
-        "--seed": training.seed,
-        "--global-batch-size": training.global_batch_size,
-        "steps (--max-steps, --epochs)": run.num_steps,
-        **({} if training.max_tokens is None else {"--max-tokens": training.max_tokens}),
-        "--learning-rate": training.learning_rate,
-        "--warmup-share": training.warmup_share,
-        "--weight-decay": training.weight_decay,
-        "--max-grad-norm": training.max_grad_norm,
-        "--ds optimizer.type": optimizer["type"],
-        **{f"--ds optimizer.params.{name}": optimizer["params"].get(name) for name in ("betas", "eps")},
-    }
-    return json.loads(json.dumps(values))
 
 
 def _warn(text: str) -> None:

@@ -150,10 +150,12 @@ def test_any_bytes_give_a_record_or_an_input_error(tmp_path_factory: pytest.Temp
         assert record.completion.strip()
         (record.prompt + record.completion).encode()
     skipped: Counter[str] = Counter()
+    num_kept = 0
     try:
         num_kept = len(list(read_records([path], "skip", skipped)))
-    except InputError as error:  # the file is of another kind: none of its lines is bad
+    except InputError as error:
         if re.search(rf"{re.escape(str(path))}:\d", str(error)):
             raise
-        return
+        if not str(error).startswith("no usable line"):  # the file is of another kind: none of its lines is bad
+            return
     assert num_kept + skipped.total() == sum(bool(line.strip(b" \t\r\n")) for line in raw.split(b"\n"))

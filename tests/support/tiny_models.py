@@ -19,6 +19,26 @@ def tiny_tokenizer(directory: Path) -> Path:
     return directory
 
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|im_end|>{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template in the format of many instruct models; it marks what the assistant says."""
+
+
+def add_chat_template(directory: Path, template: str = CHATML, bos: str | None = None) -> None:
+    """Give the saved tokenizer a chat template, with its two tokens, which the model must have embeddings for."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    special = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]} | ({"bos_token": bos} if bos else {})
+    tokenizer.add_special_tokens(special)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+
+
 def tiny_llama(directory: Path, seed: int = 0, **overrides: Any) -> Path:
     """Save a random fp32 Llama (hidden 32, 2 layers) and its tokenizer; `overrides` go into LlamaConfig."""
     import torch

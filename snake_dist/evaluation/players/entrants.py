@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from snake_dist.checkpoint.saved_adapter import read_metadata
+from snake_dist.data.templates import Template, check_template
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.endpoint import EndpointPlayer, check_endpoint
 from snake_dist.evaluation.players.language_model import LanguageModelPlayer
@@ -64,6 +65,8 @@ class PlayerOptions:
     endpoint: str | None = None
     model: str | None = None
     """At the endpoint."""
+    template: Template = "plain"
+    """Of a base model by itself."""
 
 
 def find_entrants(words: Sequence[str], options: PlayerOptions) -> tuple[list[Entrant], tuple[int, str] | None]:
@@ -86,7 +89,8 @@ def find_entrants(words: Sequence[str], options: PlayerOptions) -> tuple[list[En
                 f"--player adapter {directory}: was trained on prompts of no known style, so it cannot play"
             )
         engine = ", vLLM" if uses_vllm(directory) else ""
-        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {prompt_style(style)} prompts"
+        shown = _prompts(prompt_style(style), metadata.get("template", "plain"))
+        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {shown}"
         if base_identity not in bases:
             bases[base_identity] = "base" if not bases else f"base of {label}"
             identity = f"{base_identity}, {limit} tokens{engine}"
@@ -181,9 +185,14 @@ def _heuristic(name: str) -> Entrant:
 
 def _base(options: PlayerOptions) -> Entrant:
     location = base.find_base(base.ModelConfig(options.base_model))
-    identity = f"{location}, {options.style} prompts, {BASE_MAX_NEW_TOKENS} tokens"
-    load = partial(load_base_player, options.base_model, options.style)
+    check_template(base.load_tokenizer(location), options.template)
+    identity = f"{location}, {_prompts(options.style, options.template)}, {BASE_MAX_NEW_TOKENS} tokens"
+    load = partial(load_base_player, options.base_model, options.style, options.template)
     return Entrant("base", "model", identity, load, load_model=load)
+
+
+def _prompts(style: str, template: Template) -> str:
+    return f"{style} prompts" if template == "plain" else f"{style} prompts, {template} template"
 
 
 def _endpoint(options: PlayerOptions) -> Entrant:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.data.templates import encode_completion, encode_prompt, stop_ids
+from snake_dist.data.templates import Template, encode_completion, encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
@@ -54,6 +54,8 @@ class LanguageModelPlayer:
     """States decoded at once."""
     adapter: bool = True
     """False: answer as the base model, with the adapter of a PeftModel switched off."""
+    template: Template = "plain"
+    """What the adapter saw around a prompt in training."""
     examples: str = ""
     """Text before every prompt (`players.modes`); a reply then ends where it begins another example."""
 
@@ -77,7 +79,7 @@ class LanguageModelPlayer:
         plain = _without_peft(self.model)
         with answering(self.model, self.adapter):
             if has_slots(plain):
-                stops = stop_ids(plain.generation_config.eos_token_id, self.tokenizer)
+                stops = stop_ids(plain.generation_config.eos_token_id, self.tokenizer, self.template)
                 yield _InSlots(self, SlotDecoder(plain, stops, self.max_new_tokens, self.batch_size))
             else:
                 yield Rounds(self._padded_answers)
@@ -91,7 +93,7 @@ class LanguageModelPlayer:
         for start in range(0, len(fitting), rows):
             batch = fitting[start : start + rows]
             prompts = [asked[i][1] or [] for i in batch]
-            decoded = greedy_decode(self.model, self.tokenizer, prompts, self.max_new_tokens)
+            decoded = greedy_decode(self.model, self.tokenizer, prompts, self.max_new_tokens, self.template)
             for i, ids in zip(batch, decoded, strict=True):
                 answers[i] = self.answer(asked[i][0], ids)
         return answers
@@ -99,7 +101,7 @@ class LanguageModelPlayer:
     def encode(self, state: State) -> tuple[str, list[int] | None]:
         """Return (the prompt, its tokens); no tokens if the model has no room for them and a reply."""
         shown = self.examples + render_prompt(state, self.style)
-        ids = encode_prompt(self.tokenizer, shown)
+        ids = encode_prompt(self.tokenizer, shown, self.template)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return shown, ids if limit is None or len(ids) <= limit - self.max_new_tokens else None
 
@@ -157,7 +159,11 @@ class _InSlots:
 
 
 def greedy_decode(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    template: Template = "plain",
 ) -> list[list[int]]:
     """Return the most likely continuation of each prompt, without its stop token, by transformers' `generate`.
 
@@ -170,7 +176,7 @@ def greedy_decode(
     from snake_dist.model.decoding import before_stop
 
     plain = _without_peft(model)
-    stops = stop_ids(plain.generation_config.eos_token_id, tokenizer)
+    stops = stop_ids(plain.generation_config.eos_token_id, tokenizer, template)
     # The mask hides padding, so any token will do where the tokenizer has none for it.
     pad = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
     config = GenerationConfig(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snake_dist.checkpoint.saved_adapter import load_adapter, read_metadata
+from snake_dist.data.templates import Template, check_template
 from snake_dist.evaluation.players.language_model import LanguageModelPlayer
 from snake_dist.evaluation.players.protocol import Player
 from snake_dist.evaluation.players.vllm_model import load_vllm_players, uses_vllm
@@ -29,13 +30,15 @@ def load_player(adapter_dir: str | Path) -> LanguageModelPlayer:
     return load_model_players(Path(adapter_dir), base.own_device())["adapter"]
 
 
-def load_base_player(base_model: str, style: str) -> LanguageModelPlayer:
-    """Return a model without an adapter. Raises InputError if the model cannot be found."""
+def load_base_player(base_model: str, style: str, template: Template = "plain") -> LanguageModelPlayer:
+    """Return a model without an adapter. Raises InputError if the model cannot be found or lacks the template."""
     check_style(style)
     location = base.find_base(base.ModelConfig(base_model))
     dtype = base.choose_dtype("auto", {})
+    tokenizer = base.load_tokenizer(location)
+    check_template(tokenizer, template)
     model = base.load_base(location, dtype, device=base.own_device())
-    return LanguageModelPlayer(model, base.load_tokenizer(location), style, BASE_MAX_NEW_TOKENS, BATCH_SIZE)
+    return LanguageModelPlayer(model, tokenizer, style, BASE_MAX_NEW_TOKENS, BATCH_SIZE, template=template)
 
 
 def load_model_players(
@@ -61,9 +64,9 @@ def load_model_players(
         use_shared_dropout(model)  # the fast layers' kind; there is none in eval mode
         use_fast_ops(model)
     tokenizer = base.load_tokenizer(str(adapter_dir))
-    style, limit = metadata["style"], metadata["max_completion_tokens"]
+    style, limit, template = metadata["style"], metadata["max_completion_tokens"], metadata.get("template", "plain")
     return {
-        name: LanguageModelPlayer(model, tokenizer, style, limit, BATCH_SIZE, adapter=name == "adapter")
+        name: LanguageModelPlayer(model, tokenizer, style, limit, BATCH_SIZE, name == "adapter", template)
         for name in ("base", "adapter")
     }
 

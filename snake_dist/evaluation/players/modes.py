@@ -68,7 +68,8 @@ class ConstrainedPlayer:
         deciding = [ending[shared] for ending in endings]
         if len({*deciding}) < len(deciding):
             raise InputError(f"--constrained: this tokenizer does not tell {', '.join(choices)} apart in one token")
-        rows = [encode_prompt(tokenizer, prompt) + endings[0][:shared] for prompt in prompts]
+        asked = [encode_prompt(tokenizer, prompt, self.player.template) for prompt in prompts]
+        rows = [ids + endings[0][:shared] for ids in asked]
         width = max(map(len, rows))
         # Padded on the right: causal attention keeps it from what stands before it.
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=next(model.parameters()).device)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.saved_adapter import read_metadata
-from snake_dist.data.templates import encode_prompt, stop_ids
+from snake_dist.data.templates import Template, encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
 from snake_dist.model import base
@@ -58,6 +58,7 @@ class VllmPlayer:
     max_length: int
     """Most tokens of prompt and reply together; the reply to a prompt that leaves no room is empty."""
     stops: tuple[int, ...]
+    template: Template = "plain"
     lora: Any = None
     """A `vllm.lora.request.LoRARequest`; None: the base."""
 
@@ -66,7 +67,7 @@ class VllmPlayer:
 
     def answers(self, states: Sequence[State]) -> list[Answer]:
         shown = [render_prompt(state, self.style) for state in states]
-        prompts = [encode_prompt(self.tokenizer, prompt) for prompt in shown]
+        prompts = [encode_prompt(self.tokenizer, prompt, self.template) for prompt in shown]
         fitting = [i for i, ids in enumerate(prompts) if len(ids) + self.max_new_tokens <= self.max_length]
         answers = [Answer("", prompt, 0) for prompt in shown]
         if not fitting:
@@ -102,7 +103,8 @@ def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
         configured = GenerationConfig.from_pretrained(location).eos_token_id
     except OSError:  # a model without generation_config.json
         configured = AutoConfig.from_pretrained(location).eos_token_id
-    stops = tuple(stop_ids(configured, tokenizer))
+    template = metadata.get("template", "plain")
+    stops = tuple(stop_ids(configured, tokenizer, template))
     max_length = base.model_shape(location).max_positions
     engine = vllm.LLM(
         model=location,
@@ -118,7 +120,7 @@ def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
     longest = max_length if max_length is not None else 1 << 30
     lora = LoRARequest("adapter", 1, str(adapter_dir))
     return {
-        name: VllmPlayer(engine, tokenizer, metadata["style"], limit, longest, stops, chosen)
+        name: VllmPlayer(engine, tokenizer, metadata["style"], limit, longest, stops, template, chosen)
         for name, chosen in (("base", None), ("adapter", lora))
     }
 

@@ -1,0 +1,68 @@
+"""A run with a template: the same text in training and in play, recorded, shown, and refused if it changes."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from snake_dist.errors import InputError
+from snake_dist.evaluation.players.loading import load_model_players
+from snake_dist.model import base
+from tests.support.ranks import run_on_ranks
+from tests.support.runs import tiny_config, tiny_data
+from tests.support.tiny_models import add_chat_template, tiny_llama
+
+
+def chat_llama(directory: Path) -> Path:
+    """The tiny model with embeddings for the chat template's tokens."""
+    return tiny_llama(directory, vocab_size=259)
+
+
+def finetune_each(configs: list[Any]) -> tuple[list[Any], str]:
+    """On a rank: the summary of each run, or why it was refused, and what they printed."""
+    from snake_dist.run.finetune import finetune
+
+    outcomes: list[Any] = []
+    with redirect_stdout(io.StringIO()) as out:
+        for config in configs:
+            try:
+                outcomes.append(finetune(config))
+            except InputError as problem:
+                outcomes.append(str(problem))
+    return outcomes, out.getvalue()
+
+
+def test_a_template_is_shared_recorded_shown_and_part_of_the_run(tmp_path: Path) -> None:
+    llama, data = chat_llama(tmp_path / "llama"), tiny_data(tmp_path / "data")
+    add_chat_template(llama)
+    other = chat_llama(tmp_path / "other")
+    add_chat_template(other, (llama / "chat_template.jinja").read_text() + "{# #}")
+    run = tmp_path / "run"
+    flags: dict[str, Any] = {"template": "chat", "max_steps": 2, "save_every": 1, "play_games": 1, "eval_games": 1}
+    stopped = tiny_config(llama, data, run, **flags)
+    configs = [
+        stopped,
+        tiny_config(llama, data, tmp_path / "none", template="chat", base_model=tiny_llama(tmp_path / "plain")),
+        *(
+            tiny_config(llama, data, tmp_path / "again", **flags | changed, resume=run / "checkpoints/step-00000001")
+            for changed in ({"template": "instruction"}, {"base_model": other})
+        ),
+    ]
+    (summary, no_template, changed_name, changed_text), out = run_on_ranks(finetune_each, 1, configs)[0]
+    assert "no chat template: choose --template plain or instruction" in no_template
+    assert "--template was chat, now instruction" in changed_name
+    assert "chat template was " in changed_text
+    assert "prompts of style compact, chat template" in out
+    shown = out[out.index("the first example, what is trained in [[ ]]:") :]
+    assert shown.splitlines()[1].startswith("    <|im_start|>user")
+    assert "<|im_start|>assistant\n    [[U" in shown
+    assert "<|im_end|>]]\n" in shown
+
+    adapter = Path(summary["adapter_dir"])
+    assert json.loads((adapter / "adapter_metadata.json").read_text())["template"] == "chat"
+    players = load_model_players(adapter, base.own_device())
+    assert {player.template for player in players.values()} == {"chat"}
+    assert "<|im_start|>" in players["base"].tokenizer.get_chat_template()
