@@ -38,7 +38,7 @@ def flags_page() -> str:
 
 def help_of(verb: str) -> str:
     printed, argv, columns = io.StringIO(), sys.argv, os.environ.get("COLUMNS")
-    sys.argv, os.environ["COLUMNS"] = [f"snake-dist {verb}"], "110"
+    sys.argv, os.environ["COLUMNS"] = [f"snake-dist {verb}"], "94"
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             import_module(f"snake_dist.verbs.{verb.replace('-', '_')}").main(["--help"])

@@ -84,3 +84,23 @@ def test_a_short_name_is_left_out_where_it_stands_alone(monkeypatch, name):
     monkeypatch.setenv("USER", name)
     text = doctor.without_names(f"/data/{name}/x total {name}s {Path('/opt')}")
     assert text == f"/data/(user)/x total {name}s /opt"
+
+
+def test_gpus_are_listed_with_memory_and_precision(monkeypatch):
+    """With stand-ins for the driver, of an H100 and a card that has no bf16."""
+    cards = [SimpleNamespace(name="H100", major=9), SimpleNamespace(name="V100", major=7)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: cards[index])
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (70 * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: (2, 27, 5))
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr(doctor, "_output", lambda _: "580.1\n580.1")
+    found = {finding.about: finding for finding in doctor._devices()}
+    assert found["GPU 0"].text == "H100, 70.0 of 80.0 GiB free, bf16"
+    assert found["GPU 1"].text == "V100, 70.0 of 80.0 GiB free, no bf16: fp16"
+    assert found["NCCL"].text == "2.27.5; CUDA 13.0, driver 580.1"
+    assert not any(finding.stops for finding in found.values())
+    [bitsandbytes] = doctor._bitsandbytes()
+    assert bitsandbytes.mend, "no kernel of this build runs on the card that is not there"
