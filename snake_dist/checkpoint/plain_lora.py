@@ -40,7 +40,7 @@ def adapter_start(model: PeftModel) -> Start:
     """Return the facts of a new adapter. Call it before `deepspeed.initialize`."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if str(model.peft_config["default"].init_lora_weights).startswith("pissa"):
         # What is saved is a difference: nothing as long as nothing was trained.
@@ -54,7 +54,9 @@ def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: S
     config = copy.deepcopy(config)
     config.inference_mode = True
     if not start.initial:
-        shapes = _cut_shapes(start.shapes, getattr(config, "rank_pattern", None))
+        # LoRA's rank pattern is the rank that a module has from the start; AdaLoRA's comes with its decisions.
+        decided = (config.rank_pattern or {}) if hasattr(config, "target_r") else {}
+        shapes = _cut_shapes(start.shapes, decided)
         return PlainAdapter(config, tensors, shapes, start.zeros)
     config.init_lora_weights = True
     config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
@@ -65,10 +67,10 @@ def plain_adapter(config: PeftConfig, tensors: dict[str, torch.Tensor], start: S
     return PlainAdapter(config, _difference(tensors, start.initial), shapes, start.zeros)
 
 
-def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]] | None) -> Shapes:
+def _cut_shapes(shapes: Shapes, rank_pattern: dict[str, list[bool]]) -> Shapes:
     """AdaLoRA: return the shapes of the rows and columns whose singular value is not masked; PEFT saves no others."""
     cut = dict(shapes)
-    for name_e, alive in (rank_pattern or {}).items():
+    for name_e, alive in rank_pattern.items():
         rank, prefix = sum(alive), f"base_model.model.{name_e.removesuffix('.lora_E')}"
         for kind in ("lora_E", "lora_A"):
             cut[f"{prefix}.{kind}"] = (rank, *shapes[f"{prefix}.{kind}"][1:])

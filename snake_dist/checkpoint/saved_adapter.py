@@ -11,6 +11,7 @@ from snake_dist.checkpoint.plain_lora import PlainAdapter, Shapes
 from snake_dist.errors import InputError
 from snake_dist.files import check_intact, new_directory, sha256_of
 from snake_dist.model.adapters import AdapterConfig, adapter_size
+from snake_dist.model.targets import plain_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,10 +124,10 @@ def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: st
         "--alpha": (saved["lora_alpha"], size.alpha),
         "--base-model": (metadata["base_model_revision"], base_revision),
     }
-    if config.target_modules:
-        named = [" ".join(sorted(names)) for names in (saved["target_modules"], config.target_modules)]
-        pairs["--target-modules"] = (named[0], named[1])
-    different = [f"{flag} {theirs}, not {ours}" for flag, (theirs, ours) in pairs.items() if theirs != ours]
+    wanted, theirs = plain_names(config.target_modules), saved["target_modules"]
+    if wanted and isinstance(theirs, list) and not saved.get("target_parameters"):
+        pairs["--target-modules"] = (" ".join(sorted(theirs)), " ".join(sorted(wanted)))
+    different = [f"{flag} {value}, not {ours}" for flag, (value, ours) in pairs.items() if value != ours]
     if different:
         raise InputError(f"--init-adapter {directory}: has {'; '.join(different)}")
     return sha256_of(directory / WEIGHTS)
@@ -137,7 +138,7 @@ def init_adapter(model: PeftModel, directory: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    saved, own = load_file(directory / WEIGHTS), get_peft_model_state_dict(model)
+    saved, own = load_file(directory / WEIGHTS), get_peft_model_state_dict(model, save_embedding_layers=False)
     other = sorted(name for name in saved.keys() ^ own.keys())
     other += [name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape]
     if other:

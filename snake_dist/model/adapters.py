@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from snake_dist.errors import InputError, check_at_least
+from snake_dist.model.targets import ALL_LINEAR, Targets, find_targets, is_linear, without
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -29,7 +30,8 @@ class AdapterConfig:
     dropout: float | None = None
     """Probability of dropout in front of the adapter, at least 0 and below 1; overrides the preset."""
     target_modules: tuple[str, ...] = ()
-    """Adapt the modules of these names (or ends of names); default: every linear layer but the output head."""
+    """Adapt the modules of these names, ends of names or regular expressions, also comma-separated; all-linear, the
+    default: every linear layer but the output head."""
     target_rank: int | None = None
     """adalora: reduce the mean rank of a module to this; default: two thirds of the rank, as in the paper."""
     init_adapter: str | None = None
@@ -167,49 +169,78 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0)
     adapter from the base's weights: `checkpoint.plain_lora.adapter_start` records it.
 
     The adapter takes the base's dtype (the optimizer keeps fp32 masters): fp32 adapters on a bf16 base break
-    ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError if no module
-    has a name of `target_modules`.
+    ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError for a name of
+    `target_modules` that is not in the model, and for an adapter that PEFT does not allow there.
     """
     from peft import get_peft_model
 
+    targets = find_targets(model, config.target_modules, with_matrices=config.adapter != "adalora")
+    _check_allowed(model, config, targets)
+    size = adapter_size(config)
+    options: dict[str, Any] = {}
     # "all-linear" also covers GPT-2's Conv1D and leaves the output head out, whatever the architecture.
-    targets = list(config.target_modules) or "all-linear"
-    if config.adapter == "pissa":
-        _check_components(model, config)
-    peft_config = ADAPTERS[config.adapter](adapter_size(config), config, num_steps, target_modules=targets)
+    options["target_modules"] = targets.plain_names or targets.layers
+    if not config.target_modules and not targets.matrices:
+        options["target_modules"] = ALL_LINEAR
+    if targets.matrices:
+        patterns = {rf".*\.{name}": number for name, number in targets.fused.items()}
+        options["target_parameters"] = targets.matrices
+        options["rank_pattern"] = {pattern: number * size.rank for pattern, number in patterns.items()}
+        options["alpha_pattern"] = {pattern: number * size.alpha for pattern, number in patterns.items()}
     try:
-        return get_peft_model(model, peft_config, autocast_adapter_dtype=False)
-    except ValueError as problem:
-        if "arget modules" not in str(problem):
-            raise
-        kinds = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if is_linear(module)}
-        raise InputError(
-            f"--target-modules {' '.join(config.target_modules)}: not in this model; its linear layers are "
-            f"{', '.join(sorted(kinds))}"
-        ) from None
-
-
-def _check_components(model: PreTrainedModel, config: AdapterConfig) -> None:
-    """Raise InputError unless every matrix that is adapted has as many components as PiSSA's rank."""
-    rank, head = adapter_size(config).rank, model.get_output_embeddings()
-    for name, module in model.named_modules():
-        is_target = name.rsplit(".", 1)[-1] in config.target_modules or (
-            not config.target_modules and module is not head
+        return get_peft_model(
+            model, ADAPTERS[config.adapter](size, config, num_steps, **options), autocast_adapter_dtype=False
         )
-        if is_target and is_linear(module) and min(module.weight.shape) < rank:
-            rows, columns = module.weight.shape
-            raise InputError(
-                f"--rank {rank}: --adapter pissa starts from that many principal components, and {name} "
-                f"({rows} x {columns}) has {min(rows, columns)}"
-            )
+    except ValueError as problem:  # what PEFT alone knows, such as layers of Mamba that read their weights elsewhere
+        named = " ".join(config.target_modules) or ALL_LINEAR
+        reason = " ".join(str(problem).split())
+        raise InputError(f"--target-modules {named}, --adapter {config.adapter}: PEFT refuses it ({reason})") from None
 
 
-def is_linear(module: Any) -> bool:
-    """Return whether PEFT can adapt this layer as a matrix: nn.Linear or GPT-2's transposed Conv1D."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
+def _check_allowed(model: PreTrainedModel, config: AdapterConfig, targets: Targets) -> None:
+    """Raise InputError, with flags that work, for what PEFT cannot adapt with this adapter."""
+    size, kind = adapter_size(config), config.adapter
+    layers = {name: model.get_submodule(name) for name in targets.layers}
+    others = [name for name, layer in layers.items() if not is_linear(layer)]
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if others and kind in ("adalora", "pissa"):
+        raise InputError(
+            f"--target-modules: {others[0]} is no linear layer, which --adapter {kind} needs: choose lora, qlora, dora "
+            "or rslora"
+        )
+    if kind == "pissa" and head is not None and head in layers.values() and head.weight is embeddings.weight:
+        raise InputError(
+            "--target-modules: the output head is the embeddings too, from which --adapter pissa would subtract its "
+            "start: choose lora, qlora, dora or rslora"
+        )
+    packed = [name for name in targets.matrices if hasattr(model.get_parameter(name), "quant_state")]
+    if targets.matrices and kind not in ("lora", "qlora", "rslora"):
+        raise InputError(
+            f"--adapter {kind}: PEFT adapts the matrices of experts ({_ends(targets.matrices)}) by lora, qlora and "
+            f"rslora only: choose one of them with --dropout 0, or --target-modules {without(model, targets.matrices)}"
+        )
+    if targets.matrices and size.dropout:
+        raise InputError(
+            f"--dropout {size.dropout:g}: PEFT adapts the matrices of experts ({_ends(targets.matrices)}) without "
+            f"dropout only: add --dropout 0, or --target-modules {without(model, targets.matrices)}"
+        )
+    if packed:
+        raise InputError(
+            f"--adapter {kind}: PEFT cannot adapt {_ends(packed)} in 4 bits beside experts: choose --adapter lora, or "
+            f"--target-modules {without(model, packed)}"
+        )
+    if kind == "pissa":
+        for name, layer in layers.items():
+            if min(layer.weight.shape) < size.rank:
+                rows, columns = layer.weight.shape
+                raise InputError(
+                    f"--rank {size.rank}: --adapter pissa starts from that many principal components, and {name} "
+                    f"({rows} x {columns}) has {min(rows, columns)}"
+                )
 
-    return isinstance(module, (torch.nn.Linear, Conv1D))
+
+def _ends(names: Iterable[str]) -> str:
+    return ", ".join(sorted({".".join(name.split(".")[-2:]) for name in names}))
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:

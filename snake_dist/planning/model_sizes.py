@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
+from snake_dist.model.targets import is_linear
 from snake_dist.planning.shapes import Linear, ModelSizes
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def layer_linears(layer: nn.Module) -> tuple[Linear, ...]:
     for name, module in layer.named_modules():
         adapted = hasattr(module, "base_layer")
         matrix = module.base_layer if adapted else module
-        if not adapters.is_linear(matrix) or ".base_layer" in name or ".lora_" in name:
+        if not is_linear(matrix) or ".base_layer" in name or ".lora_" in name:
             continue
         rows, columns = matrix.weight.shape
         inputs, outputs = (rows, columns) if type(matrix).__name__ == "Conv1D" else (columns, rows)

@@ -86,7 +86,9 @@ def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
     whole = {name: _gathered(parameter) for name, parameter in trainable(model)}
-    return {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model, state_dict=whole).items()}
+    # Trap: by default PEFT adds the base's own embeddings where these are adapted.
+    state = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
 def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -19,6 +19,7 @@ from snake_dist.model.adapters import (
 )
 from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
 from snake_dist.zero.engine import check_dtype_here
+from tests.support.tiny_models import tiny_llama
 
 
 def test_presets_and_overrides():
@@ -74,14 +75,73 @@ def test_rank_schedule_leaves_room_for_a_decision_in_the_shortest_run():
         rank_schedule(1)
 
 
-def test_unknown_target_modules_name_the_layers_there_are(llama_dir):
-    with pytest.raises(InputError, match="--target-modules query: .*k_proj, lm_head, o_proj, q_proj"):
-        attach(load_base(str(llama_dir), "float32"), AdapterConfig(target_modules=("query",)))
+def adapted_by(base: str, *values: str, adapter: str = "lora", dropout: float = 0.1) -> set[str]:
+    """The modules that these values of --target-modules adapt, without what is before the layer's number."""
+    config = AdapterConfig(adapter, rank=2, dropout=dropout, target_modules=values)  # type: ignore[arg-type]
+    adapted = attach(load_base(base, "float32"), config, num_steps=10)
+    names = {name.split(".lora_")[0] for name, p in adapted.named_parameters() if p.requires_grad}
+    return {name.removeprefix("base_model.model.").removeprefix("model.layers.") for name in names}
 
 
-def test_target_modules_can_be_chosen(llama_dir):
-    adapted = attach(load_base(str(llama_dir), "float32"), AdapterConfig(target_modules=("q_proj",)))
-    assert {name.split(".")[-4] for name, p in adapted.named_parameters() if p.requires_grad} == {"q_proj"}
+Q = {"0.self_attn.q_proj", "1.self_attn.q_proj"}
+V = {"0.self_attn.v_proj", "1.self_attn.v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["q_proj"], Q),
+        (["q_proj", "v_proj"], Q | V),
+        (["q_proj,v_proj"], Q | V),
+        (["q_proj, v_proj", "lm_head,"], Q | V | {"lm_head"}),
+        (["layers.1.self_attn.q_proj"], {"1.self_attn.q_proj"}),
+        (["[qv]_proj"], Q | V),
+        (["q_proj|v_proj"], Q | V),
+        ([r".*\.(q|v)_proj"], Q | V),
+        ([r"model\.layers\.0\.self_attn\.(q_proj|v_proj)"], {"0.self_attn.q_proj", "0.self_attn.v_proj"}),
+        ([r"layers\.[0-9]{1,2}\.self_attn\.q_proj,v_proj"], Q | V),
+        # What a regular expression matches besides layers that can be adapted is not meant.
+        ([r".*layers\.1\.self_attn.*"], {f"1.self_attn.{name}_proj" for name in "qkvo"}),
+    ],
+)
+def test_target_modules_mean_what_users_mean(llama_dir, values, expected):
+    assert adapted_by(str(llama_dir), *values) == expected
+
+
+def test_all_linear_is_every_linear_layer_but_the_head_beside_which_others_can_be_named(llama_dir):
+    default = adapted_by(str(llama_dir))
+    assert len(default) == 14
+    assert "lm_head" not in default
+    assert adapted_by(str(llama_dir), "all-linear") == default
+    assert adapted_by(str(llama_dir), "All-Linear", "lm_head") == default | {"lm_head"}
+    assert adapted_by(str(llama_dir), "all-linear,embed_tokens") == default | {"model.embed_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["query"], "--target-modules query: not in this model: choose from all-linear, .*k_proj, lm_head, o_proj, "),
+        (["q_proj", "v_porj"], "--target-modules v_porj: not in .*v_proj"),
+        (["q_proj,v_porj"], "--target-modules v_porj: "),
+        (["all-linear", "head"], "--target-modules head: "),
+        (["self_attn"], "--target-modules self_attn: "),  # not a layer that has weights of its own
+        (["q_pro"], "--target-modules q_pro: "),
+        (["q_proj", "w_.*"], r"--target-modules w_\.\*: "),
+        (["q_(proj"], r"--target-modules q_\(proj: no regular expression"),
+    ],
+)
+def test_each_target_module_that_is_not_there_is_named_with_the_choices(llama_dir, values, message):
+    with pytest.raises(InputError, match=message):
+        adapted_by(str(llama_dir), *values)
+
+
+def test_what_an_adapter_cannot_sit_on_is_refused(llama_dir, tmp_path):
+    for adapter in ("adalora", "pissa"):
+        with pytest.raises(InputError, match=f"model.embed_tokens is no linear layer, which --adapter {adapter} needs"):
+            adapted_by(str(llama_dir), "embed_tokens", adapter=adapter)
+    tied = tiny_llama(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(InputError, match="the output head is the embeddings too, .* --adapter pissa"):
+        adapted_by(str(tied), "lm_head", adapter="pissa")
 
 
 def test_base_that_cannot_be_found_is_named(tmp_path):

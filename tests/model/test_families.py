@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from snake_dist.data.packing import Example, pack, pad
-from snake_dist.model.adapters import AdapterConfig, attach, count_parameters, is_linear
+from snake_dist.model.adapters import AdapterConfig, attach, count_parameters
 from snake_dist.model.base import ModelConfig, find_base, load_base, model_shape
 from snake_dist.model.packing_proof import use_packed_attention
+from snake_dist.model.targets import is_linear
 from snake_dist.training.loss import forward_trained, loss_sum
 from tests.support.tiny_models import SHAPES, tiny_model
 
