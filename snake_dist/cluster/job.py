@@ -144,7 +144,8 @@ def program_words(program: str) -> list[str]:
 
 
 def _is_verb(name: str) -> bool:
-    return name.isascii() and find_spec(f"snake_dist.verbs.{name.replace('-', '_')}") is not None
+    module = name.replace("-", "_")
+    return module.isidentifier() and module[0] != "_" and find_spec(f"snake_dist.verbs.{module}") is not None
 
 
 def ranks_per_node(job: Job) -> int:

@@ -136,6 +136,15 @@ def test_a_variant_that_train_py_would_refuse_is_refused_before_it_is_queued():
         dry_run("--job-name", "a", "--nodes", "9")
 
 
+@pytest.mark.parametrize(
+    "name", ["nothing", "nothing.py", "a.b.py", "__init__", "launcher/nothing.py", "launcher", "-"]
+)
+def test_a_program_is_a_file_or_a_verb(name):
+    with pytest.raises(InputError, match="no such file, and no verb"):
+        dry_run("--job-name", "a", f"--program={name}")
+    assert "\n    launcher/generate_data.py\n" in dry_run("--program", "generate-data")
+
+
 def test_the_output_directory_is_the_users_if_given():
     script = render(Job("a", directory="logs"), ["--output-dir=here", "--resume=never"])
     assert "run=here" in script
