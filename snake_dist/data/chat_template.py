@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snake_dist.data.records import BadLine, Record
+from snake_dist.data.forms import BadLine
+from snake_dist.data.records import Record
 from snake_dist.errors import InputError
 
 if TYPE_CHECKING:

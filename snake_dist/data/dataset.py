@@ -38,6 +38,8 @@ class DataConfig:
     """Evaluate on at most this many held-out examples, drawn by --seed: evaluations do not grow with the data."""
     bad_lines: Literal["stop", "skip"] = "stop"
     """At a bad line, stop the run with its file, line and reason, or skip the line and count it."""
+    columns: tuple[str, ...] = ()
+    """KEY=COLUMN: read this column of the data as that key of its form, as prompt=question completion=answer."""
     template: Template = "plain"
     """What stands around a prompt: nothing but a line break, the headings Instruction and Response, or the turns of the
     tokenizer's own chat template."""
@@ -115,6 +117,12 @@ class TokenizedDataset:
             while len(rows := np.fromfile(file, dtype=INDEX_DTYPE, count=num_rows)):
                 yield rows
 
+    @property
+    def forms(self) -> dict[str, tuple[str | None, int]]:
+        """Return file -> (the form of its lines, how many of them are examples); None: none is usable."""
+        meta = self.meta
+        return dict(zip(meta["files"], zip(meta["forms"], meta["file_sizes"], strict=True), strict=True))
+
     def place(self, example: int) -> str:
         """Return the file:line of the example."""
         return f"{self.meta['files'][self._index['file'][example]]}:{self._index['line'][example]}"
@@ -130,6 +138,7 @@ def open_dataset(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: Template = "plain",
+    columns: tuple[str, ...] = (),
     bad_lines: str,
     for_training: bool,
     cache: Path,
@@ -137,5 +146,13 @@ def open_dataset(
     """Return the data set of these files, directories and globs; tokenize it unless `cache` has it."""
     paths = resolve_paths(patterns)
     return TokenizedDataset(
-        tokenize(paths, tokenizer, template=template, bad_lines=bad_lines, for_training=for_training, cache=cache)
+        tokenize(
+            paths,
+            tokenizer,
+            template=template,
+            columns=columns,
+            bad_lines=bad_lines,
+            for_training=for_training,
+            cache=cache,
+        )
     )

@@ -1,4 +1,4 @@
-"""What lies in a data file: JSON lines, or the elements of a JSON array, compressed or not, one at a time.
+"""What lies in a data file: JSON lines, or the elements of a JSON array, compressed or not, or a table's rows.
 
 A file is known by its first bytes; only an array must also be named *.json, since a JSON line may begin with a bracket
 by mistake.
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from snake_dist.data.tables import TABLE_NAME, is_leftover, is_table, numbered_rows
 from snake_dist.errors import InputError
 
 MAX_LINE_BYTES = 1 << 20
@@ -30,8 +31,6 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
-    b"PAR1": "Parquet",
-    b"ARROW1": "Arrow",
 }
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 _AHEAD = 2 * MAX_LINE_BYTES
@@ -40,8 +39,10 @@ _AHEAD = 2 * MAX_LINE_BYTES
 
 def is_data(path: Path) -> bool:
     """Return whether a file below a directory is data: by its name, and a *.json by whether it holds an array."""
-    if path.name.startswith("."):
+    if path.name.startswith(".") or is_leftover(path):
         return False
+    if TABLE_NAME.search(path.name):
+        return True
     return bool(LINES_NAME.search(path.name)) or (path.is_file() and holds_array(path))
 
 
@@ -54,11 +55,14 @@ def holds_array(path: Path) -> bool:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, JSON) of every line that is not blank, or of every element of an array.
+    """Yield (number from 1, JSON) of every line that is not blank, element of an array, or row of a table.
 
     What is longer than `MAX_LINE_BYTES` is longer than that here too, but may be cut. Raises InputError for a file that
     cannot be read or unpacked, or is of another kind, and OSError as the disk does.
     """
+    if is_table(path):
+        yield from numbered_rows(path)
+        return
     is_array = holds_array(path)
     with opened(path) as file:
         yield from _elements(file, path) if is_array else _lines(file)

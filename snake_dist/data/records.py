@@ -1,4 +1,4 @@
-"""Training lines: JSON objects with `prompt` and `completion`, of this package or of others, read one at a time.
+"""Training lines: JSON objects of this package or of others, in one of several `forms`, read one at a time.
 
 Only the current line is in memory. A line is either a `Record` or an error with file, line and reason; it is never
 repaired.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from snake_dist.data.forms import FORMS, PAIRS, BadLine, form_of
 from snake_dist.data.json_files import MAX_LINE_BYTES, numbered_lines
 from snake_dist.errors import InputError
 from snake_dist.game.rules import SEED_RANGES
@@ -43,6 +45,8 @@ class Record:
     """What stands before the first prompt of a conversation."""
     later: tuple[tuple[str, str], ...] = ()
     """(prompt, completion) of a conversation's further turns."""
+    form: str = PAIRS
+    """One of `forms.FORMS`: how the line says it."""
 
     @property
     def turns(self) -> tuple[tuple[str, str], ...]:
@@ -55,9 +59,12 @@ class Record:
 
 
 def read_records(
-    paths: Iterable[Path], bad_lines: str = "stop", skipped: Counter[str] | None = None
+    paths: Iterable[Path],
+    bad_lines: str = "stop",
+    skipped: Counter[str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
-    """Yield the records of the files in order, without blank lines.
+    """Yield the records of the files in order, without blank lines. `columns`: see `forms.parse_columns`.
 
     A bad line raises InputError "file:line: reason" with `bad_lines="stop"`; with "skip" it is dropped and
     `skipped[reason]` goes up by one. A file that cannot be read, and files without any record, raise InputError too.
@@ -67,10 +74,14 @@ def read_records(
     paths = list(paths)
     num_records = 0
     for path in paths:
+        form: str | None = None
         try:
             for number, raw in numbered_lines(path):
                 try:
-                    record = _parse(raw, str(path), number)
+                    fields = _parse(raw)
+                    fields |= {key: fields[own] for key, own in (columns or {}).items() if own in fields}
+                    form = form_of(fields, form, columns or {})
+                    record = _record(fields, form, str(path), number)
                 except BadLine as bad:
                     if bad_lines == "stop":
                         raise InputError(f"{path}:{number}: {bad.reason}{bad.detail}") from None
@@ -94,14 +105,7 @@ def check_train_seed(record: Record) -> None:
             raise InputError(f"{record.place}: seed {record.seed} is a {name} seed, reserved for judging")
 
 
-class BadLine(Exception):
-    """`reason` is one of few, so that it can be counted; `detail` is this line's own."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason, self.detail = reason, detail
-
-
-def _parse(raw: bytes, file: str, number: int) -> Record:
+def _parse(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_LINE_BYTES:
         raise BadLine("over-long line", f", more than {MAX_LINE_BYTES} bytes")
     if raw.startswith(_BOM):
@@ -119,19 +123,27 @@ def _parse(raw: bytes, file: str, number: int) -> Record:
     if not isinstance(fields, dict):
         array = ": a file of one array is read if its name ends in .json" if isinstance(fields, list) else ""
         raise BadLine("not a JSON object", array)
+    return fields
+
+
+def _record(fields: Mapping[str, Any], form: str, file: str, number: int) -> Record:
     game, seed, style = fields.get("game_id"), fields.get("seed"), fields.get("style")
     if isinstance(game, bool) or not isinstance(game, (str, int, type(None))):
         raise BadLine("game_id is neither a string nor an integer")
     is_seed = isinstance(seed, int) and not isinstance(seed, bool)
     is_style = isinstance(style, str) and style in STYLES
+    system, ((prompt, completion), *later) = FORMS[form].read(fields)
     return Record(
-        _text(fields, "prompt"),
-        _text(fields, "completion"),
+        prompt,
+        completion,
         game,
         seed if is_seed else None,
         file,
         number,
         style if is_style else None,
+        system,
+        tuple(later),
+        form,
     )
 
 
@@ -141,17 +153,3 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise BadLine("a key appears twice", f": {key[:40]!r}")
     return fields
-
-
-def _text(fields: dict[str, object], key: str) -> str:
-    if key not in fields:
-        raise BadLine(f"no key {key!r}")
-    text = fields[key]
-    if not isinstance(text, str):
-        raise BadLine(f"{key} is not a string", f" but {type(text).__name__}")
-    if not text.strip():
-        raise BadLine(f"empty {key}")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        # Half of a surrogate pair passes JSON and then crashes every encoder.
-        raise BadLine(f"{key} contains half of a surrogate pair")
-    return text

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from snake_dist.data.json_files import is_data
+from snake_dist.data.tables import HUB, check_no_splits, hub_files
 from snake_dist.errors import InputError
 
 
 def resolve_paths(patterns: Iterable[str | Path], passed_over: list[str] | None = None) -> list[Path]:
-    """Return the data files that files, directories (all `is_data` below, links followed) and globs stand for.
+    """Return the data files of files, directories (all `is_data` below, links followed), globs and hub:NAME.
 
     They come in the order of the patterns, sorted within each, every file once, links to it included. What lies below a
     directory and is not read goes to `passed_over`: other files, and hidden files and directories, which are not
@@ -34,6 +35,8 @@ def resolve_paths(patterns: Iterable[str | Path], passed_over: list[str] | None 
 
 def _expand(pattern: str | Path, passed_over: list[str]) -> list[Path]:
     path = Path(pattern).expanduser()
+    if str(pattern).startswith(HUB) and not path.exists():
+        return list(hub_files(str(pattern)))
     # An existing name is no pattern, even if it contains glob characters.
     if path.exists():
         matches = [path]
@@ -45,6 +48,7 @@ def _expand(pattern: str | Path, passed_over: list[str]) -> list[Path]:
     others: list[str] = []
     for match in matches:
         if match.is_dir():
+            check_no_splits(match)
             for path in sorted(_below(match, set())):
                 if is_data(path):
                     files.append(path)
@@ -54,7 +58,7 @@ def _expand(pattern: str | Path, passed_over: list[str]) -> list[Path]:
             files.append(match)
     if not files:
         there = f", only {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}" if others else ""
-        raise InputError(f"no *.jsonl file in {pattern}{there}")
+        raise InputError(f"no data file (*.jsonl, *.json of an array, *.parquet) in {pattern}{there}")
     passed_over += others
     return files
 

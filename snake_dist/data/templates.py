@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from snake_dist.data import chat_template
 from snake_dist.data.chat_template import Encoded, without_start
-from snake_dist.data.records import BadLine, Record
+from snake_dist.data.forms import BadLine
+from snake_dist.data.records import Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

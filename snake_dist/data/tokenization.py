@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snake_dist.data.chat_template import Encoded
+from snake_dist.data.forms import BadLine, parse_columns
 from snake_dist.data.game_keys import common_root, game_keys
-from snake_dist.data.records import BadLine, Record, check_train_seed, read_records
+from snake_dist.data.records import Record, check_train_seed, read_records
 from snake_dist.data.templates import Template, described_template, encode_records
 from snake_dist.errors import InputError
 from snake_dist.files import new_directory
@@ -65,6 +66,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: Template = "plain",
+    columns: Sequence[str] = (),
     bad_lines: str,
     for_training: bool,
     cache: Path,
@@ -75,13 +77,13 @@ def tokenize(
     InputError for a bad line (unless `bad_lines` is "skip") and, if `for_training`, for a line from a game
     that is reserved for judging.
     """
-    target = cache / _cache_key(paths, tokenizer, template, bad_lines, for_training)
+    target = cache / _cache_key(paths, tokenizer, template, bad_lines, for_training, columns)
     skipped: Counter[str] = Counter()
     own_special: Counter[str] = Counter()
     if target.is_dir():
         return target
     with new_directory(target, exist_ok=True) as directory:
-        records = read_records(paths, bad_lines=bad_lines, skipped=skipped)
+        records = read_records(paths, bad_lines, skipped, parse_columns(columns))
         if for_training:
             records = _without_reserved_seeds(records)
         keyed = game_keys(records, common_root(paths))
@@ -121,6 +123,8 @@ def _write_tokens(
     games: dict[str, int] = {}
     file_numbers = {str(path): number for number, path in enumerate(paths)}
     styles: set[str | None] = set()
+    forms: dict[str, str] = {}
+    file_sizes: Counter[str] = Counter()
     content = hashlib.sha256()
     end = num_examples = 0
     largest, where = -1, 0
@@ -154,6 +158,8 @@ def _write_tokens(
             content.update(index["num_prompt_tokens"].tobytes() + index["game"].tobytes())
             num_examples += len(chunk)
             styles |= {record.style for record, _, _ in chunk}
+            forms |= {record.file: record.form for record, _, _ in chunk}
+            file_sizes.update(record.file for record, _, _ in chunk)
     if num_examples == 0:
         raise InputError(f"no usable line in {paths[0]}{', ...' if len(paths) > 1 else ''}")
     # In place, in the file: 80 MB for ten million lines, none of it this process's own.
@@ -164,6 +170,8 @@ def _write_tokens(
         "num_tokens": end,
         "num_games": len(games),
         "files": list(file_numbers),
+        "forms": [forms.get(file) for file in file_numbers],
+        "file_sizes": [file_sizes[file] for file in file_numbers],
         "styles": sorted(styles, key=str),
         "largest_token": {"id": largest, "example": where},
         "fingerprint": content.hexdigest(),
@@ -185,11 +193,16 @@ def _without_reserved_seeds(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def _cache_key(
-    paths: list[Path], tokenizer: PreTrainedTokenizerBase, template: Template, bad_lines: str, for_training: bool
+    paths: list[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    bad_lines: str,
+    for_training: bool,
+    columns: Sequence[str] = (),
 ) -> str:
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     described = [FORMAT_VERSION, files, tokenizer_fingerprint(tokenizer), bad_lines, for_training]
-    described.append(described_template(tokenizer, template))
+    described += [described_template(tokenizer, template), *columns]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
 
 

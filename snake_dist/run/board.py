@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from snake_dist.data.dataset import TokenizedDataset
+from snake_dist.data.forms import parse_columns
 from snake_dist.data.records import read_records
 from snake_dist.data.sources import resolve_paths
 from snake_dist.errors import InputError
@@ -37,7 +38,8 @@ def find_board(config: RunConfig) -> Board:
     if not config.data.data:
         return Board(play.grid_size or 10, mode or "classic", style or "compact")
     paths = resolve_paths(config.data.data)
-    read = read_prompt(next(read_records(paths, config.data.bad_lines)).prompt)
+    columns = parse_columns(config.data.columns)
+    read = read_prompt(next(read_records(paths, config.data.bad_lines, columns=columns)).prompt)
     if read is None:
         return Board(play.grid_size or 10, mode or "classic", style)
     prompts_style, shown = read

@@ -48,6 +48,8 @@ class DataSummary(TypedDict):
     eval_fingerprint: str
     files: list[str]
     """All that were read, those of --eval-data after those of --data."""
+    forms: list[tuple[str | None, int]]
+    """Of each file the form of its lines, and how many are examples; None: none is usable."""
     passed_over: list[str]
     """What lies below --data and --eval-data and is no data file."""
     num_lines: int
@@ -119,6 +121,7 @@ class RunData:
             "fingerprint": self.dataset.fingerprint,
             "eval_fingerprint": self.eval_dataset.fingerprint,
             "files": [file for dataset in self._datasets for file in dataset.meta["files"]],
+            "forms": [form for dataset in self._datasets for form in dataset.forms.values()],
             "passed_over": self.passed_over,
             "num_lines": sum(dataset.num_lines for dataset in self._datasets),
             "train_examples": len(self.train_examples),
@@ -173,6 +176,7 @@ def prepare_data(
         open_dataset,
         tokenizer=tokenizer,
         template=config.data.template,
+        columns=config.data.columns,
         bad_lines=config.data.bad_lines,
         cache=dataset_cache(),
     )

@@ -22,6 +22,7 @@ from snake_dist.checkpoint.saved_adapter import check_init_adapter
 from snake_dist.cluster.watchdog import Watchdog
 from snake_dist.cluster.world import World, agree, start_process_group
 from snake_dist.data.batching import ExampleStream, num_examples_within
+from snake_dist.data.forms import parse_columns
 from snake_dist.data.sources import resolve_paths
 from snake_dist.data.templates import check_template
 from snake_dist.errors import InputError
@@ -239,6 +240,7 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
         raise InputError("--compile-layers contradicts ZeRO stage 3, which gathers each layer's weights as it runs")
     if config.model.base_dtype != "auto":
         base.choose_dtype(config.model.base_dtype, ds_config)
+    parse_columns(config.data.columns)
     for patterns in (config.data.data, config.data.eval_data):
         if patterns:
             resolve_paths(patterns)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snake_dist.run.data import DataSummary
 from snake_dist.run.summary import RunFacts, render_data
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 300
 """At the beginning and the end of a long part of an example."""
+SHOWN_FILES = 8
 
 
 def render_start(run: Run, facts: RunFacts) -> str:
@@ -33,7 +36,19 @@ def render_start(run: Run, facts: RunFacts) -> str:
         + (f"; {run.first_step:,} are done" if run.first_step else ""),
         "output": str(run.output_dir),
     }
-    return "\n".join(f"{name + ':':8}{text}" for name, text in lines.items())
+    rendered = [f"{name + ':':8}{text}" for name, text in lines.items()]
+    rendered.insert(2, _render_files(facts["data"]))
+    return "\n".join(rendered)
+
+
+def _render_files(data: DataSummary) -> str:
+    """Return what each file was recognised as, a line each; the rest of many by their number."""
+    lines = [
+        f"{Path(file).name}: {f'{form}, {number:,} usable lines' if form else 'no usable line'}"
+        for file, (form, number) in zip(data["files"], data["forms"], strict=True)
+    ]
+    more = [f"and {len(lines) - SHOWN_FILES:,} more files"] if len(lines) > SHOWN_FILES else []
+    return indent("\n".join([*lines[:SHOWN_FILES], *more]), " " * 8)
 
 
 def render_example(run: Run) -> str:

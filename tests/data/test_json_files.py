@@ -72,7 +72,7 @@ def test_damaged_files_are_errors_also_where_bad_lines_are_skipped(tmp_path: Pat
         "a.zip.jsonl": (b"PK\x03\x04...", "a zip archive, not JSON"),
         "a.jsonl.bz2": (bz2.compress(JSONL), "bzip2, not JSON"),
         "a.jsonl.xz": (lzma.compress(JSONL), "xz, not JSON"),
-        "a.parquet": (b"PAR1...", "Parquet, not JSON"),
+        "a.parquet": (b"PAR1...", "no readable table"),
         "utf-16.jsonl": (JSONL.decode().encode("utf-16"), ":1: invalid UTF-8"),
     }
     for name, (content, reason) in contents.items():

@@ -103,5 +103,5 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_directory_without_data_says_what_it_has(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv", "c.csv", "d.csv"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match=r"no \*\.jsonl file in .*, only \S+a\.csv, \S+b\.csv, \S+c\.csv, \.\.\.$"):
+    with pytest.raises(InputError, match=r"no data file \(.*\) in .*, only \S+a\.csv, \S+b\.csv, \S+c\.csv, \.\.\.$"):
         resolve_paths([tmp_path])

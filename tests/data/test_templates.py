@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from snake_dist.data.chat_template import turn_end
-from snake_dist.data.records import BadLine, Record
+from snake_dist.data.forms import BadLine
+from snake_dist.data.records import Record
 from snake_dist.data.templates import check_template, encode_prompt, encode_records, stop_ids
 from snake_dist.errors import InputError
 from snake_dist.model.base import load_tokenizer
