@@ -77,6 +77,11 @@ class ExampleStream:
         self._last: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     @property
+    def period(self) -> int | None:
+        """Return after how many examples, counted from the start, all have come equally often; None: never."""
+        return len(self.examples)
+
+    @property
     def num_steps(self) -> int:
         """Return the number of steps that show the whole stream."""
         return math.ceil(self.num_examples_total / self.global_batch_size)
@@ -106,9 +111,9 @@ def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndar
 
     `lengths`: tokens of each example; `tokens_per_epoch`: of all that the stream draws from.
     """
-    epochs, left = divmod(max_tokens, tokens_per_epoch)
-    num_examples = epochs * len(stream.examples)
-    for ids in _blocks(stream, num_examples, num_examples + len(stream.examples)):
+    epochs, left = divmod(max_tokens, tokens_per_epoch) if stream.period else (0, max_tokens)
+    num_examples = epochs * (stream.period or 0)
+    for ids in _blocks(stream, num_examples, None):
         sums = np.cumsum(lengths[ids], dtype=np.int64)
         num_fitting = int(np.searchsorted(sums, left, side="right"))
         num_examples += num_fitting
@@ -120,14 +125,18 @@ def num_examples_within(max_tokens: int, stream: ExampleStream, lengths: np.ndar
 
 def total_over(stream: ExampleStream, counts: np.ndarray, total_per_epoch: int) -> int:
     """Return the sum over the whole stream of `counts`, a number for each example."""
-    epochs, rest = divmod(stream.num_examples_total, len(stream.examples))
-    start = epochs * len(stream.examples)
-    return epochs * total_per_epoch + sum(int(counts[ids].sum()) for ids in _blocks(stream, start, start + rest))
+    total = stream.num_examples_total
+    epochs = total // stream.period if stream.period else 0
+    start = epochs * (stream.period or 0)
+    return epochs * total_per_epoch + sum(int(counts[ids].sum()) for ids in _blocks(stream, start, total))
 
 
-def _blocks(stream: ExampleStream, start: int, end: int) -> Iterator[np.ndarray]:
-    for first in range(start, end, _BLOCK):
-        yield stream.between(first, min(first + _BLOCK, end))
+def _blocks(stream: ExampleStream, start: int, end: int | None) -> Iterator[np.ndarray]:
+    """Yield the ids from `start` on, up to `end` or for ever."""
+    first = start
+    while end is None or first < end:
+        yield stream.between(first, first + _BLOCK if end is None else min(first + _BLOCK, end))
+        first += _BLOCK
 
 
 def micro_batches(

@@ -27,9 +27,10 @@ class DataConfig:
     """Training and evaluation data."""
 
     data: tuple[str, ...] = ()
-    """JSONL files, directories or globs; default: tail-safe BFS games, generated on first use."""
+    """Files, directories, globs or hub:NAME; default: tail-safe BFS games, generated on first use. PATH=WEIGHT mixes
+    sources: of as many examples as all weights together, each gives its weight."""
     eval_data: tuple[str, ...] = ()
-    """JSONL files, directories or globs to evaluate on; default: whole games held out of --data."""
+    """Files, directories, globs or hub:NAME to evaluate on; default: whole games held out of --data."""
     held_out_share: float = 0.05
     """Without --eval-data, hold out this share of the games; 0: nothing."""
     max_examples: int | None = None

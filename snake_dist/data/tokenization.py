@@ -29,7 +29,7 @@ from snake_dist.files import new_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 NOT_TRAINED = 1 << 31
 """Added in tokens.bin to a token after the first completion that is not trained: it is of a later prompt."""

@@ -21,9 +21,9 @@ from snake_dist.checkpoint.run_dir import (
 from snake_dist.checkpoint.saved_adapter import check_init_adapter
 from snake_dist.cluster.watchdog import Watchdog
 from snake_dist.cluster.world import World, agree, start_process_group
-from snake_dist.data.batching import ExampleStream, num_examples_within
+from snake_dist.data.batching import ExampleStream
 from snake_dist.data.forms import parse_columns
-from snake_dist.data.sources import resolve_paths
+from snake_dist.data.sources import resolve_paths, split_weight
 from snake_dist.data.templates import check_template
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
@@ -32,7 +32,7 @@ from snake_dist.run.config import RunConfig, check_run_config, check_sinks
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
 from snake_dist.run.fingerprint import fingerprint_of
 from snake_dist.run.profile import profiled_steps
-from snake_dist.training.config import TrainingConfig
+from snake_dist.run.stream import Source, mixture_fingerprint, open_stream, weighted_sources
 from snake_dist.training.trainer import Share
 from snake_dist.training.wandb_log import complete_wandb_config
 from snake_dist.zero.config import RunValues, build_ds_config, check_pair, fill_ds_config, read_ds_config, zero_stage
@@ -63,6 +63,8 @@ class Run:
     data: RunData
     num_steps: int
     stream: ExampleStream
+    sources: list[Source]
+    """Those that `stream` mixes; [] if it mixes none."""
     share: Share
     fingerprint: dict[str, Any]
     """What decides the run's numbers; see `run.fingerprint`."""
@@ -151,7 +153,8 @@ def _prepare_run(
     agree(world, partial(data.check_vocabulary, tokenizer, shape.vocab_size))
 
     ds_config = _filled_ds_config(config, given_ds_config, world, dtype, accumulation, shape.hidden_size)
-    stream = _stream(config.training, data)
+    sources = weighted_sources(config.data.data, data.dataset, data.train_examples)
+    stream = open_stream(config.training, data, sources)
     num_steps = stream.num_steps
     if config.output.profile is not None:
         profiled_steps(config.output.profile, num_steps)
@@ -180,7 +183,8 @@ def _prepare_run(
         num_steps=num_steps,
         stream=stream,
         share=Share(world.rank, world.size, config.training.micro_batch_size, accumulation),
-        fingerprint=fingerprint | init_adapter,
+        sources=sources,
+        fingerprint=fingerprint | mixture_fingerprint(sources) | init_adapter,
         checkpoint=None,
         lock=None,
         watchdog=watchdog,
@@ -212,22 +216,6 @@ def _init_adapter_digest(config: RunConfig, base_revision: str) -> dict[str, str
     return {"--init-adapter": check_init_adapter(Path(directory).expanduser(), config.adapter, base_revision)}
 
 
-def _stream(training: TrainingConfig, data: RunData) -> ExampleStream:
-    """Return all examples of the run in their order. Raises InputError if there is none."""
-    size, examples = training.global_batch_size, data.train_examples
-    if training.max_steps is not None:
-        return ExampleStream(examples, training.seed, size, training.max_steps * size)
-    if training.max_tokens is None:
-        limit, num_examples = f"--epochs {training.epochs:g}", round(len(examples) * training.epochs)
-    else:
-        epoch = ExampleStream(examples, training.seed, size, len(examples))
-        limit = f"--max-tokens {training.max_tokens}"
-        num_examples = num_examples_within(training.max_tokens, epoch, data.dataset.lengths, data.training.num_tokens)
-    if num_examples == 0:
-        raise InputError(f"{limit}: the run would see none of the {len(examples)} examples")
-    return ExampleStream(examples, training.seed, size, num_examples)
-
-
 def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     """Return (accumulation steps, DeepSpeed config as given) after every check that needs no other rank and no model.
 
@@ -244,6 +232,9 @@ def check_config(config: RunConfig, world: World) -> tuple[int, dict[str, Any]]:
     for patterns in (config.data.data, config.data.eval_data):
         if patterns:
             resolve_paths(patterns)
+    for word in config.data.eval_data:
+        if split_weight(word)[1] is not None:
+            raise InputError(f"--eval-data {word}: only --data takes weights")
     return accumulation, ds_config
 
 

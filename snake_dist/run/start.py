@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snake_dist.run.data import DataSummary
+from snake_dist.run.stream import render_sources
 from snake_dist.run.summary import RunFacts, render_data
 
 if TYPE_CHECKING:
@@ -37,18 +38,19 @@ def render_start(run: Run, facts: RunFacts) -> str:
         "output": str(run.output_dir),
     }
     rendered = [f"{name + ':':8}{text}" for name, text in lines.items()]
-    rendered.insert(2, _render_files(facts["data"]))
+    details = [*_render_files(facts["data"]), *render_sources(run.sources, run.stream)]
+    rendered[2:2] = [" " * 8 + line for line in details]
     return "\n".join(rendered)
 
 
-def _render_files(data: DataSummary) -> str:
+def _render_files(data: DataSummary) -> list[str]:
     """Return what each file was recognised as, a line each; the rest of many by their number."""
     lines = [
         f"{Path(file).name}: {f'{form}, {number:,} usable lines' if form else 'no usable line'}"
         for file, (form, number) in zip(data["files"], data["forms"], strict=True)
     ]
     more = [f"and {len(lines) - SHOWN_FILES:,} more files"] if len(lines) > SHOWN_FILES else []
-    return indent("\n".join([*lines[:SHOWN_FILES], *more]), " " * 8)
+    return [*lines[:SHOWN_FILES], *more]
 
 
 def render_example(run: Run) -> str:
