@@ -123,6 +123,17 @@ def test_06_all_ranks_fall_back_together_and_never_to_zero(tmp_path, interrupted
     assert not (run / "lora_adapters").exists()
 
 
+def test_a_checkpoint_holds_the_adapter_and_nothing_of_the_base(oracle):
+    from safetensors import safe_open
+
+    run = oracle / "run"
+    newest = max((run / "checkpoints").iterdir()) / "state.safetensors"
+    adapter = (run / "lora_adapters/model_artifacts/adapter_model.safetensors").stat().st_size
+    with safe_open(newest, "pt") as state:
+        assert [name for name in state.keys() if ".lora_" not in name] == []  # noqa: SIM118 - no mapping
+    assert newest.stat().st_size < 4 * adapter, "master weights and two moments"
+
+
 def test_07_disk_full(tmp_path, llama_dir, data, oracle):
     """A small tmpfs where one can be mounted; else files may not grow (RLIMIT_FSIZE), which fails in the same place."""
     run = tmp_path / "run"
