@@ -7,10 +7,13 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from snake_dist.errors import InputError
 
@@ -24,6 +27,9 @@ NOT_FINITE, TENSORBOARD, PROFILE = "not_finite.json", "tensorboard", "profile"
 CHECKPOINTS = "checkpoints"
 ADAPTER_DIR = Path("lora_adapters/model_artifacts")
 REPORT_DIR = "report"
+
+# Of every directory that one run at a time may write.
+LOCK, OWNER = ".run.lock", ".run.owner"
 
 # A report's directory.
 REPORT, PAGE, GAMES_DIR = "report.json", "report.html", "games"
@@ -119,3 +125,22 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_directory(path: Path, named: str) -> FileLock:
+    """Take the lock of the directory, created if needed; the system drops it when the process ends, however it ends.
+
+    Raises InputError, beginning with `named`, if another process has it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            owner = (path / OWNER).read_text(encoding="utf-8").strip()
+        except OSError:
+            owner = "a process without a name"
+        raise InputError(f"{named}: another run is using it: {owner}") from None
+    (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    return lock

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -13,21 +11,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock as RunDirLock
-from filelock import Timeout
 
 from snake_dist.checkpoint.checkpoints import Checkpoint, choose, clean_leftovers, committed, verify
 from snake_dist.errors import InputError
 from snake_dist.files import (
     ADAPTER_DIR,
     CHECKPOINTS,
+    LOCK,
     METRICS,
+    OWNER,
     STATUS,
     SUMMARY,
+    lock_directory,
     write_json_atomically,
     write_text_atomically,
 )
-
-LOCK, OWNER = ".run.lock", ".run.owner"
 
 
 def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None, RunDirLock]:
@@ -44,28 +42,13 @@ def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None,
             raise InputError(f"--output-dir {path}: is not empty: name a new or an empty directory{hint}")
         with tempfile.TemporaryFile(dir=path):
             pass
-        lock = _lock(path)
+        lock = lock_directory(path, f"--output-dir {path}")
         clean_leftovers(path)
         chosen = _resumed_from(Path(resume).expanduser(), warn) if resume not in ("auto", "never") else None
         chosen = choose(path, warn) if may_continue else chosen
     except OSError as problem:
         raise InputError(f"--output-dir {path}: cannot be written ({problem.strerror or problem})") from None
     return chosen, lock
-
-
-def _lock(path: Path) -> RunDirLock:
-    """Take the lock, which the operating system drops when the process ends, however it ends."""
-    lock = RunDirLock(path / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        try:
-            owner = (path / OWNER).read_text(encoding="utf-8").strip()
-        except OSError:
-            owner = "a process without a name"
-        raise InputError(f"--output-dir {path}: another run is using it: {owner}") from None
-    (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-    return lock
 
 
 def _resumed_from(path: Path, warn: Any) -> Checkpoint:

@@ -25,8 +25,6 @@ from snake_dist.cluster.world import World, gather
 from snake_dist.errors import RankError
 
 STUCK_EXIT_CODE = 1
-RANK_TIMEOUT_S = 600.0
-"""Without a sign of life for so long a rank counts as lost."""
 LAST_WORDS_S = 10.0
 """A disk that hangs must not keep a stuck run from its end for longer."""
 
@@ -34,7 +32,7 @@ LAST_WORDS_S = 10.0
 class Watchdog:
     """All ranks create it together, as soon as they have met, and `leave` at the end."""
 
-    def __init__(self, world: World, timeout_s: float = RANK_TIMEOUT_S) -> None:
+    def __init__(self, world: World, timeout_s: float) -> None:
         """Each rank calls `on_stuck(reason)` and exits after `timeout_s` seconds without a sign of life of one."""
         self.world, self._timeout_s = world, timeout_s
         self.on_stuck: Callable[[str], None] = lambda _reason: None

@@ -13,6 +13,7 @@ from snake_dist.cli import parse_dataclass
 from snake_dist.cluster import slurm_commands
 from snake_dist.cluster.job_script import render
 from snake_dist.cluster.local import run_all
+from snake_dist.files import lock_directory
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
             print(slurm_commands.receipt(job, program_flags, queued[job.job_name]))
         return
     if not flags.table:
+        _lock = lock_directory(ablation.output, f"--output {ablation.output}")  # held until this function ends
         code = run_all(pending(ablation), keep_going=True)
     print(f"\n{write_results(ablation)}\nresult: {ablation.output / 'ablation.html'}")
     sys.exit(code)

@@ -9,6 +9,7 @@ from snake_dist.cli import parse_dataclass
 from snake_dist.climb.results import write_results
 from snake_dist.climb.stages import Climb, read_climb
 from snake_dist.cluster.local import run_all
+from snake_dist.files import lock_directory
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> None:
     if config.dry_run:
         print("\n".join(shlex.join(step.command) for step in steps))
         return
-    config.output.mkdir(parents=True, exist_ok=True)
+    _lock = lock_directory(config.output, f"--output {config.output}")  # held until this function ends
     for step in steps:
         if step.is_done():
             continue
