@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from snake_dist.cluster.world import World, gather
-from snake_dist.errors import RankError
+from snake_dist.errors import InputError, RankError
 
 STUCK_EXIT_CODE = 1
 LAST_WORDS_S = 10.0
@@ -82,16 +82,42 @@ class Watchdog:
             raise error from problem
 
     def explained(self, problem: BaseException, place: str = "") -> BaseException:
-        """Return `problem`, or for a lost connection a RankError that names the lost rank, on the rank that says it."""
+        """Return `problem`, or for a lost connection a RankError that names the lost rank, on the rank that says it.
+
+        Of an InputError that all ranks raise alike, rank 0's alone keeps its message.
+        """
         if self.world.size == 1 or self._closed.is_set():
             return problem
         if isinstance(problem, RankError):
             with contextlib.suppress(RuntimeError):  # the store may have gone with its rank
                 self._store.set(f"{self._prefix}/failed/{self.world.rank}", str(problem))
+        elif isinstance(problem, InputError):
+            with contextlib.suppress(RuntimeError):
+                if self._rank_0_says(str(problem)) and not self.world.is_main:
+                    return type(problem)("")
         elif isinstance(problem, RuntimeError) and _is_lost_connection(problem):
             reason = self._explain()
             return RankError(f"{place}{reason}" if reason else "")
         return problem
+
+    def _rank_0_says(self, text: str) -> bool:
+        """Tell the other ranks of this one's failure; return whether every rank fails, and rank 0 with this text."""
+        if not self._all_tell("failed", text):
+            return False
+        is_same = self._store.get(f"{self._prefix}/failed/0").decode() == text
+        self._all_tell("heard", "")  # rank 0's process, which may have the store, must not end before
+        return is_same
+
+    def _all_tell(self, what: str, text: str) -> bool:
+        """Tell `what` of this rank; return whether all ranks do so within a few seconds."""
+        self._store.set(f"{self._prefix}/{what}/{self.world.rank}", text)
+        keys = [f"{self._prefix}/{what}/{rank}" for rank in range(self.world.size)]
+        deadline = time.monotonic() + 2 * self._interval_s
+        while not self._store.check(keys):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def _explain(self) -> str | None:
         """Return why a collective just failed: the name of the silent rank. None if another rank reports it: the one

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import socket
 import sys
@@ -16,7 +17,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from snake_dist.cores import usable_cores
-from snake_dist.errors import InputError
+from snake_dist.errors import InputError, RankError
 
 Value = TypeVar("Value")
 
@@ -96,10 +97,7 @@ def start_process_group(world: World) -> None:
         # change their order), for a minute: an adapter's gradients are small enough for gloo.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _check_port(world)
-    store, _, _ = next(torch.distributed.rendezvous("env://", world.rank, world.size, timeout=RENDEZVOUS_TIMEOUT))
-    torch.distributed.init_process_group(
-        backend, store=store, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
-    )
+    _meet(world, backend)
     if torch.cuda.is_available():
         _check_no_gpu_is_shared(world)
     # DeepSpeed takes the group over. verbose=False: the one line about MPI discovery is noise for users.
@@ -109,6 +107,25 @@ def start_process_group(world: World) -> None:
         timeout=COLLECTIVE_TIMEOUT,
         verbose=False,
     )
+
+
+def _meet(world: World, backend: str) -> None:
+    """Join the process group. Raises RankError if the ranks have not met in time: each rank says whom it missed."""
+    import torch
+
+    try:
+        store, _, _ = next(torch.distributed.rendezvous("env://", world.rank, world.size, timeout=RENDEZVOUS_TIMEOUT))
+        torch.distributed.init_process_group(
+            backend, store=store, rank=world.rank, world_size=world.size, timeout=COLLECTIVE_TIMEOUT
+        )
+    except RuntimeError as problem:  # torch has several types of it
+        joined = re.search(r"(\d+)/\d+ clients joined", str(problem))
+        missed = f"only {joined[1]} came" if joined else "rank 0, which listens there, was not reached or was lost"
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RankError(
+            f"rank {world.rank} on {socket.gethostname()}: the {world.size} ranks did not meet at {place} within "
+            f"{RENDEZVOUS_TIMEOUT.total_seconds():g} s: {missed} ({str(problem).splitlines()[0][:200]})"
+        ) from problem
 
 
 def end_process_group() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from tests.support import faults, hosts
@@ -48,6 +50,27 @@ def test_a_cable_cut_in_mid_step(tmp_path, llama_dir, data, oracle, two_hosts):
     done = launch(flags, 2, tmp_path / "logs1", places)
     assert done.codes == [0, 0], done.printed()
     check_equal(run, oracle / "run")
+
+
+def short_meeting() -> None:
+    from snake_dist.cluster import world
+
+    faults.replace(world, "RENDEZVOUS_TIMEOUT", timedelta(seconds=4))
+
+
+def test_a_cable_cut_before_the_ranks_have_met(tmp_path, llama_dir, data, two_hosts):
+    hosts.set_link("down", two_hosts.beta.command())
+    places = [*two_hosts.places(), *((rank, short_meeting, ()) for rank in (0, 1))]
+    done = launch(flags_of(llama_dir, data, tmp_path / "run"), 2, tmp_path / "logs", places)
+    assert done.codes == [1, 1], done.printed()
+    [error] = errors_of(done.printed(0))
+    assert f"rank 0 on alpha: the 2 ranks did not meet at {two_hosts.alpha.address}:" in error
+    assert "within 4 s: only 1 came" in error
+    [error] = errors_of(done.printed(1))
+    assert "rank 1 on beta: " in error
+    assert "rank 0, which listens there, was not reached" in error
+    assert "Traceback" not in done.printed()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

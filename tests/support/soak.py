@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -249,9 +250,11 @@ def start_on(pid: int, wandb: WandbServer) -> None:
 
 def impatient(wandb_port: int) -> None:
     """On a rank: little patience, and an account with the service on this host."""
+    from snake_dist.cluster import world
     from snake_dist.training import wandb_log
     from snake_dist.verbs import play
 
+    replace(world, "RENDEZVOUS_TIMEOUT", timedelta(seconds=2 * RANK_TIMEOUT_S))
     replace(play, "RANK_TIMEOUT_S", float(RANK_TIMEOUT_S))
     os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{wandb_port}", WANDB_API_KEY=KEY)
     replace(wandb_log, "INIT_TIMEOUT_S", 3.0)

@@ -87,7 +87,7 @@ def launch(flags: list[str], world_size: int, logs: Path, faults: Sequence[Fault
 
 
 def errors_of(printed: str) -> list[str]:
-    """Every error line. Nobody stops the ranks here, as launchers do: what each of them met, each of them says."""
+    """Every error line of all ranks. Nobody stops the ranks here, as launchers do."""
     return re.findall(r"(?:[\w.]+: )?error: .*", printed)
 
 

@@ -57,7 +57,7 @@ class WandbServer:
         return {"WANDB_BASE_URL": f"http://127.0.0.1:{self.port}", "WANDB_API_KEY": KEY}
 
     def start(self) -> WandbServer:
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"service": self}))
+        self._server = _QuietServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"service": self}))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
@@ -179,6 +179,11 @@ class WandbServer:
         if chunk := files.get("wandb-history.jsonl"):
             run = self.runs[name]
             run.history[chunk["offset"] :] = [json.loads(line) for line in chunk["content"]]
+
+
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Print nothing: clients are killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
