@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from snake_dist.data.templates import Template
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.evaluation.judging.comparison import Results, judge
@@ -25,6 +27,7 @@ from snake_dist.evaluation.players.trained_prompts import adapter_prompts
 from snake_dist.evaluation.report.animation import check_gif_path, write_gif
 from snake_dist.evaluation.report.numbers import render_table, write_report
 from snake_dist.evaluation.report.page import write_page
+from snake_dist.files import lock_directory
 from snake_dist.game.board import ModeOrAuto, State
 from snake_dist.game.rules import SeedRange
 from snake_dist.styles.catalog import PromptStyleName
@@ -83,6 +86,12 @@ def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - froze
 
     All `ranks` call it; rank 0 prints and writes. Raises InputError before any game.
     """
+    locks: list[FileLock] = []  # rank 0's, held until this function ends
+
+    def lock() -> None:
+        if config.report is not None:
+            locks.append(lock_directory(config.report, f"--report {config.report}"))
+
     check_at_least(config, games=1, first_game=0, max_steps=0, symmetry=0, bank_states=0, human_pace=0, few_shot=0)
     if config.symmetry > 7:
         raise InputError(f"--symmetry {config.symmetry}: 0 to 7")
@@ -114,6 +123,7 @@ def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - froze
 
     num_states = config.bank_states if config.report else 0
     bank = build_bank(games.grid_size, games.mode, num_states, is_trained=is_trained)
+    ranks.agree(lock)
     results, episodes = judge(entrants, games, bank, config.report, human_games=human_games, ranks=ranks)
     results["trained_positions"] = {
         name: None if prompts is None else len(prompts.hashes) for name, prompts in trained.items()

@@ -9,6 +9,8 @@ import pytest
 
 from snake_dist.climb.stages import Climb, read_climb
 from snake_dist.errors import InputError
+from snake_dist.files import lock_directory
+from snake_dist.verbs.climb import main as climb
 from tests.support.processes import ROOT, launcher, run_program
 from tests.support.runs import adapter_tensors
 from tests.support.tiny_models import tiny_llama
@@ -116,17 +118,24 @@ def test_a_bad_recipe_is_refused_in_one_line_before_anything_runs(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_one_climb_at_a_time_writes_a_directory(tmp_path: Path) -> None:
+    held = lock_directory(tmp_path / "out", "test")
+    with pytest.raises(InputError, match="--output .*/out: another run is using it: process "):
+        climb(["--recipe", str(recipe(tmp_path)), "--output", str(tmp_path / "out")])
+    held.release()
+
+
 @pytest.mark.slow
 def test_a_climb_goes_on_where_it_stopped_and_ends_in_a_table(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     command = [*launcher("climb"), "--recipe", recipe(tmp_path, model=str(model)), "--output", tmp_path / "out"]
 
-    def climb() -> str:
+    def run() -> str:
         ended = run_program(command, ROOT, timeout_s=1800)
         assert ended.returncode == 0, ended.stderr[-3000:]
         return ended.stdout
 
-    printed = climb()
+    printed = run()
     table = (tmp_path / "out/climb.md").read_text()
     assert table.strip() in printed
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["base", "1-short", "2-own-games"]
@@ -141,7 +150,7 @@ def test_a_climb_goes_on_where_it_stopped_and_ends_in_a_table(tmp_path: Path) ->
     status = tmp_path / "out/2-own-games/run/status.json"
     status.write_text(json.dumps(json.loads(status.read_text()) | {"state": "stopped", "step": 0}))
     (tmp_path / "out/2-own-games/report/report.json").unlink()
-    again = climb()
+    again = run()
     assert again.count("launcher/") == 2
     after = adapter_tensors(tmp_path / "out/2-own-games/run")
     assert all(before[name].equal(after[name]) for name in before)

@@ -51,19 +51,15 @@ class Soak:
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def new_place(self) -> Path:
+    @contextmanager
+    def new_place(self) -> Iterator[Path]:
         """A directory for the next job, on a disk of its own that is small."""
         self.number += 1
         place = self.directory / f"{self.number:04d}"
         place.mkdir()
-        size = f"size={DISK_BYTES}"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(place)], check=True)
-        return place
-
-    @contextmanager
-    def disk(self, place: Path) -> Iterator[None]:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(place)], check=True)
         try:
-            yield
+            yield place
         finally:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
@@ -141,8 +137,7 @@ class Job:
 
 def run_one(soak: Soak, job: Job, wandb: WandbServer, max_faults: int) -> None:
     """Start the job again and again, with a fault in each session but the last; check what it ends as."""
-    place = soak.new_place()
-    with soak.disk(place):
+    with soak.new_place() as place:
         for session in range(100):
             fault = soak.moments.choice(job.faults) if session < max_faults else "none"
             moment = soak.moments.uniform(0, job.longest_s)

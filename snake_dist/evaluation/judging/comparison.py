@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from snake_dist.evaluation.judging.metrics import PlayerSummary, gain_over, summ
 from snake_dist.evaluation.judging.spread import Ranks
 from snake_dist.evaluation.judging.state_bank import BankScores, score_bank
 from snake_dist.evaluation.players.entrants import Entrant
-from snake_dist.files import GAMES_DIR, lock_directory
+from snake_dist.files import GAMES_DIR
 from snake_dist.game.board import State
 
 HumanGames = Mapping[str, tuple[str, Sequence[Episode]]]
@@ -54,27 +54,8 @@ def judge(
     another player or other conditions, or a damaged one, is removed or raises InputError before anything is loaded.
     An entrant is loaded when its turn comes, and only if a game or the bank is left for it.
 
-    All `ranks` call it and get the same; rank 0 alone reads and writes the directory, which no other run may use then.
+    All `ranks` call it and get the same; rank 0 alone reads and writes the directory.
     """
-    with ExitStack() as held:
-
-        def lock() -> None:
-            if directory is not None:
-                held.callback(lock_directory(directory, f"--report {directory}").release)
-
-        ranks.agree(lock)
-        return _judge(entrants, games, bank, directory, human_games, removes_foreign_logs, ranks)
-
-
-def _judge(
-    entrants: Sequence[Entrant],
-    games: Games,
-    bank: Sequence[State],
-    directory: Path | None,
-    human_games: HumanGames,
-    removes_foreign_logs: bool,
-    ranks: Ranks,
-) -> tuple[Results, dict[str, list[Episode]]]:
     logs = None if directory is None else directory / GAMES_DIR
     finished = ranks.agree(partial(_finished_games, entrants, games, logs, removes_foreign_logs))
     episodes: dict[str, list[Episode]] = {}

@@ -20,7 +20,7 @@ from snake_dist.evaluation.judging.state_bank import build_bank, score_bank
 from snake_dist.evaluation.play import Play, play
 from snake_dist.evaluation.players import loading
 from snake_dist.evaluation.players.entrants import mode_entrants
-from snake_dist.files import broken_files
+from snake_dist.files import broken_files, lock_directory
 from snake_dist.game.symmetry import transform_state
 from snake_dist.styles.catalog import render_prompt
 from tests.support.entrants import find
@@ -141,3 +141,15 @@ def test_two_ranks_play_what_one_plays_and_rank_0_writes(tmp_path, adapters):
     assert run_on_ranks(compared_on_this_rank, 2, adapters[1], tmp_path) == [first, second]
     assert path.read_text().startswith("".join(kept))
     assert len(read_log(path, check=True)) == len(GAMES.seeds)
+
+
+def test_one_run_at_a_time_writes_a_report(tmp_path):
+    config = Play(("greedy",), games=2, grid_size=5, max_steps=4, report=tmp_path / "r", bank_states=0, ladder=False)
+    held = lock_directory(tmp_path / "r", "test")
+    with pytest.raises(InputError, match="--report .*/r: another run is using it: process "):
+        play(config)
+    assert not (tmp_path / "r/games").exists()
+    held.release()
+    play(config)
+    play(config)
+    assert len(read_log(tmp_path / "r/games/greedy.jsonl", check=True)) == 2
