@@ -85,6 +85,7 @@ def open_wandb(config: WandbConfig, directory: Path, run_config: dict[str, Any],
     import wandb
 
     def start(mode: Literal["online", "offline"]) -> WandbSink:
+        wandb.setup(wandb.Settings(mode=mode, silent=True))  # the run's own `silent` does not reach artifacts
         run = wandb.init(
             id=run_id,
             project=config.wandb_project,

@@ -140,8 +140,9 @@ def keep(directory: Path, environment: dict[str, str]) -> str:
         Artifact("run-adapter", "model", {"eval/loss": 0.25}, adapter, ("final", "best")),
         Artifact("data-1", "dataset", {"fingerprint": "f"}),
     ]
+    config = complete_wandb_config(WandbConfig(wandb_project="p"), {}, os.environ)
     with contextlib.redirect_stderr(io.StringIO()) as printed:
-        thread = SinkThread("W&B", lambda: open_wandb(WandbConfig(wandb_project="p"), directory, {}, "run1"))
+        thread = SinkThread("W&B", lambda: open_wandb(config, directory, {}, "run1"))
         thread.call(lambda sink: sink.log(1, {"train/loss": 0.25}))
         for artifact in artifacts:
             thread.call(lambda sink, artifact=artifact: sink.log_artifact(artifact))  # type: ignore[misc]
@@ -161,6 +162,11 @@ def test_the_service_gets_the_adapter_and_what_it_is_from(tmp_path):
     assert adapter.is_committed
     assert data.is_committed
     assert server.runs["run1"].series("train/loss") == [(1, 0.25)]
+
+
+def test_offline_nothing_is_printed(tmp_path):
+    [printed] = run_on_ranks(keep, 1, tmp_path, {"WANDB_MODE": "offline"})
+    assert printed == ""
 
 
 def test_an_artifact_that_is_refused_loses_nothing_and_is_named(tmp_path):
