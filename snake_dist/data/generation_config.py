@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from snake_dist.errors import InputError, check_at_least
 from snake_dist.game.board import ModeName
 from snake_dist.game.rules import SEED_RANGES, SeedRange, check_game_options
-from snake_dist.heuristics.policies import PolicyName, check_policy
+from snake_dist.heuristics.policies import PolicyName, check_plays_on, check_policy
 from snake_dist.styles.catalog import STYLES, StyleName, check_style, check_teacher
 
 FILTERS = (
@@ -72,6 +72,7 @@ class GenerationConfig:
 def check_generation(config: GenerationConfig) -> None:
     """Raise InputError unless data can be generated like this."""
     check_policy(config.policy)
+    check_plays_on(config.policy, config.grid_size, config.mode)
     check_game_options(config.grid_size, config.mode)
     check_style(config.style)
     check_teacher(config.style, config.policy)

@@ -18,6 +18,7 @@ from snake_dist.evaluation.judging.state_bank import build_bank
 from snake_dist.evaluation.players.entrants import (
     Entrant,
     PlayerOptions,
+    check_board,
     find_entrants,
     ladder_entrants,
     mode_entrants,
@@ -111,6 +112,7 @@ def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - froze
         config.max_steps,
         config.symmetry,
     )
+    check_board(config.player, games.grid_size, games.mode)
     entrants += mode_entrants(entrants, games.grid_size, games.mode, config.few_shot, config.constrained)
     if config.report and config.ladder:
         entrants += ladder_entrants(entrants)

@@ -10,6 +10,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, random_below
 from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
+from snake_dist.heuristics.optimal import check_is_solved, optimal_move
 from snake_dist.heuristics.search import apple_distance, safe_first_moves, shortest_path, tail_distances
 
 _MASK64 = (1 << 64) - 1
@@ -107,6 +108,7 @@ POLICIES: dict[str, Callable[[State], Move]] = {
     "astar": astar,
     "hamiltonian": hamiltonian,
     "hamiltonian-shortcuts": hamiltonian_shortcuts,
+    "optimal": optimal_move,
 }
 if TYPE_CHECKING:
     PolicyName = str
@@ -118,6 +120,12 @@ def check_policy(name: str) -> None:
     """Raise InputError unless `name` is a policy."""
     if name not in POLICIES:
         raise InputError(f"unknown policy {name!r}: choose from {', '.join(POLICIES)}")
+
+
+def check_plays_on(name: str, grid_size: int, mode: str) -> None:
+    """Raise InputError if the policy knows no move on such boards."""
+    if name == "optimal":
+        check_is_solved(grid_size, mode)
 
 
 def _after(state: State, move: Move) -> Cell:

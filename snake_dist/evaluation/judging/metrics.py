@@ -22,6 +22,7 @@ from snake_dist.evaluation.judging.intervals import (
     rate,
     rate_entry,
 )
+from snake_dist.evaluation.judging.regret import Regret, regret_of
 from snake_dist.game.board import Cell, End
 
 LENGTH_EDGES = (0, 5, 10, 20, 40, 80)
@@ -64,6 +65,7 @@ class PlayerSummary(TypedDict):
     steps_to_fill: Mean
     steps_per_apple_by_length: dict[str, float | None]
     path_efficiency: float | None
+    regret: Regret | None
     moves_per_reply: float | None
     tokens_per_move: float | None
     ms_per_move: float | None
@@ -114,6 +116,7 @@ def summarize(episodes: Sequence[Episode]) -> PlayerSummary:
         },
         "steps_per_apple_by_length": _steps_by_length(episodes),
         "path_efficiency": _path_efficiency(episodes),
+        "regret": regret_of(episodes),
         "moves_per_reply": sum(len(episode.moves) for episode in episodes) / sum(valid) if any(valid) else None,
         "tokens_per_move": _per_move(episodes, [episode.tokens or () for episode in episodes]),
         "ms_per_move": ms_per_move,

@@ -24,7 +24,7 @@ from snake_dist.evaluation.players.protocol import HeuristicPlayer, Player
 from snake_dist.evaluation.players.terminal import TerminalPlayer
 from snake_dist.evaluation.players.vllm_model import uses_vllm
 from snake_dist.files import ADAPTER_DIR
-from snake_dist.heuristics.policies import POLICIES
+from snake_dist.heuristics.policies import POLICIES, check_plays_on
 from snake_dist.model import base
 from snake_dist.styles.catalog import check_style, prompt_style
 
@@ -177,6 +177,12 @@ def _entrant(word: str, options: PlayerOptions) -> Entrant:
     if word not in OTHER_PLAYERS:
         raise InputError(f"--player {word}: choose from adapter DIR..., {', '.join((*OTHER_PLAYERS, *POLICIES))}")
     return OTHER_PLAYERS[word](options)
+
+
+def check_board(words: Sequence[str], grid_size: int, mode: str) -> None:
+    """Raise InputError if a player of these words of --player knows no move on such boards."""
+    for word in words:
+        check_plays_on(word, grid_size, mode)
 
 
 def _heuristic(name: str) -> Entrant:

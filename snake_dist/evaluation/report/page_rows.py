@@ -10,6 +10,7 @@ from typing import Any
 
 from snake_dist.evaluation.judging.intervals import Gain, Rate, bootstrap_mean_interval, with_interval
 from snake_dist.evaluation.judging.metrics import PlayerSummary
+from snake_dist.evaluation.judging.regret import Regret
 from snake_dist.evaluation.judging.state_bank import BankRates, BankScores
 from snake_dist.files import METRICS
 
@@ -112,6 +113,12 @@ def _rate(rate: Rate) -> Cell:
     return _bounded(rate["value"], rate["ci95"], is_rate=True)
 
 
+def _regret(player: PlayerSummary) -> Regret:
+    """Return the player's regret, without numbers on a board that is not solved, or in a report of before."""
+    nothing: Rate = {"value": None, "ci95": None, "n": 0}
+    return player.get("regret") or {"mean_steps": None, "optimal_rate": nothing, "losing_rate": nothing}
+
+
 _GAME_METRICS: dict[str, Callable[[PlayerSummary], Cell]] = {
     "apples.mean": lambda player: _bounded(player["apples"]["mean"], player["apples"]["ci95"]),
     "apples.median": lambda player: _plain(player["apples"]["median"]),
@@ -124,6 +131,9 @@ _GAME_METRICS: dict[str, Callable[[PlayerSummary], Cell]] = {
     "steps_per_apple": lambda player: _plain(player["steps_per_apple"]),
     "steps_to_fill.mean": lambda player: _bounded(player["steps_to_fill"]["mean"], player["steps_to_fill"]["ci95"]),
     "path_efficiency": lambda player: _plain(player["path_efficiency"]),
+    "regret.mean_steps": lambda player: _plain(_regret(player)["mean_steps"]),
+    "regret.optimal_rate": lambda player: _rate(_regret(player)["optimal_rate"]),
+    "regret.losing_rate": lambda player: _rate(_regret(player)["losing_rate"]),
     "legal_move_rate": lambda player: _rate(player["legal_move_rate"]),
     "format_valid_rate": lambda player: _rate(player["format_valid_rate"]),
     "claims_true_rate": lambda player: _rate(player["claims_true_rate"]),
