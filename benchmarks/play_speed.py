@@ -84,7 +84,7 @@ def load(adapter: Path | None) -> Any:
     model = base.load_base(location, base.choose_dtype("auto", {}))
     config = LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     peft = get_peft_model(model, config, autocast_adapter_dtype=False).eval()
-    return LanguageModelPlayer(peft, base.load_tokenizer(location), "compact", NEW_TOKENS, BATCH_SIZE)
+    return LanguageModelPlayer(peft, base.load_tokenizer(location), "compact", NEW_TOKENS, BATCH_SIZE["cpu"])
 
 
 def position(seed: int) -> State:

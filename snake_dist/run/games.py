@@ -82,7 +82,9 @@ def games_in_training(run: Run, engine: Any, session: Session) -> Callable[[int]
     games = Games(board.grid_size, board.mode, game_seeds(config.eval_games, "dev"), config.play_max_steps)
     limit = run.data.training.longest_completion
     template = run.config.data.template
-    player = LanguageModelPlayer(engine.module, run.tokenizer, board.style, limit, BATCH_SIZE, template=template)
+    player = LanguageModelPlayer(
+        engine.module, run.tokenizer, board.style, limit, BATCH_SIZE[engine.device.type], template=template
+    )
     model = engine.module.get_base_model()
 
     def play(step: int) -> Metrics:

@@ -19,8 +19,9 @@ from snake_dist.styles.catalog import check_style
 if TYPE_CHECKING:
     import torch
 
-BATCH_SIZE = 256
-"""Most positions decoded at once: beyond it a CPU core's matrix products gain little."""
+BATCH_SIZE = {"cpu": 256, "cuda": 1024}
+"""Most positions decoded at once: beyond it a CPU core's matrix products gain little. An H200 decoded 6,180 tokens a
+second of 256 prompts, and 13,185 of 1,024. Fewer where the cache has no room (`SlotDecoder`)."""
 BASE_MAX_NEW_TOKENS = 64
 """Length of a reply of a base model by itself; beside an adapter it has the adapter's limit."""
 
@@ -38,7 +39,9 @@ def load_base_player(base_model: str, style: str, template: Template = "plain") 
     tokenizer = base.load_tokenizer(location)
     check_template(tokenizer, template)
     model = base.load_base(location, dtype, device=base.own_device())
-    return LanguageModelPlayer(model, tokenizer, style, BASE_MAX_NEW_TOKENS, BATCH_SIZE, template=template)
+    return LanguageModelPlayer(
+        model, tokenizer, style, BASE_MAX_NEW_TOKENS, BATCH_SIZE[model.device.type], template=template
+    )
 
 
 def load_model_players(
@@ -66,7 +69,7 @@ def load_model_players(
     tokenizer = base.load_tokenizer(str(adapter_dir))
     style, limit, template = metadata["style"], metadata["max_completion_tokens"], metadata.get("template", "plain")
     return {
-        name: LanguageModelPlayer(model, tokenizer, style, limit, BATCH_SIZE, name == "adapter", template)
+        name: LanguageModelPlayer(model, tokenizer, style, limit, BATCH_SIZE[device.type], name == "adapter", template)
         for name in ("base", "adapter")
     }
 
