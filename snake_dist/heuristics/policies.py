@@ -10,7 +10,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, random_below
 from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
-from snake_dist.heuristics.optimal import check_is_solved, optimal_move
+from snake_dist.heuristics.optimal import check_is_solved, is_solved, optimal_move
 from snake_dist.heuristics.search import apple_distance, safe_first_moves, shortest_path, tail_distances
 
 _MASK64 = (1 << 64) - 1
@@ -122,8 +122,13 @@ def check_policy(name: str) -> None:
         raise InputError(f"unknown policy {name!r}: choose from {', '.join(POLICIES)}")
 
 
+def plays_on(name: str, grid_size: int, mode: str) -> bool:
+    """Return whether the policy knows a move on every position of such boards."""
+    return name != "optimal" or is_solved(grid_size, mode)
+
+
 def check_plays_on(name: str, grid_size: int, mode: str) -> None:
-    """Raise InputError if the policy knows no move on such boards."""
+    """Raise InputError unless the policy knows a move on every position of such boards."""
     if name == "optimal":
         check_is_solved(grid_size, mode)
 

@@ -12,8 +12,7 @@ import pytest
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import SEED_RANGES, legal_moves, new_game, step
-from snake_dist.heuristics.optimal import is_solved
-from snake_dist.heuristics.policies import POLICIES, check_policy, random_legal
+from snake_dist.heuristics.policies import POLICIES, check_policy, plays_on, random_legal
 from snake_dist.heuristics.search import apple_distance, distances, shortest_path
 from tests.support.positions import positions
 
@@ -66,7 +65,7 @@ def test_shortcuts_fill_the_board_in_fewer_steps_than_the_reference() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_moves_are_legal_and_a_function_of_the_state(policy: str) -> None:
     for state in positions():
-        if policy == "optimal" and not is_solved(state.grid_size, state.mode):
+        if not plays_on(policy, state.grid_size, state.mode):
             continue
         move = POLICIES[policy](state)
         assert move in legal_moves(state)

@@ -14,7 +14,7 @@ from snake_dist.game.board import MODES, Cell, End, Move, State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.hamiltonian import cycle_slots
-from snake_dist.heuristics.policies import POLICIES
+from snake_dist.heuristics.policies import POLICIES, plays_on
 from snake_dist.styles.catalog import STYLES, check_claims, render_completion, render_prompt
 from snake_dist.styles.replies import parse_moves, parse_reply
 
@@ -29,6 +29,8 @@ def positions(grid_size: int, mode: str) -> list[tuple[State, Move, str]]:
     """
     found = []
     for seed, (policy, decide) in enumerate(POLICIES.items()):
+        if not plays_on(policy, grid_size, mode):
+            continue
         state, rng, trail = new_game(grid_size, seed, mode), seed, []
         while state.end is None and state.steps < 400:
             move = decide(state)
