@@ -75,9 +75,8 @@ def trl_packed(data: str, num_steps: int, dtype: str) -> Steps:
 def _trl(data: str, num_steps: int, dtype: str, *, packing: bool) -> Steps:
     import torch
     from datasets import load_dataset
-    from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+
+    from benchmarks.trl_steps import train_with_trl
 
     model, tokenizer = _base_and_tokenizer(dtype)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -86,43 +85,16 @@ def _trl(data: str, num_steps: int, dtype: str, *, packing: bool) -> Steps:
     lines = lines.remove_columns([name for name in lines.column_names if name not in ("prompt", "completion")])
     # Enough rows for packing, which makes fewer of them.
     lines = lines.shuffle(seed=0).select(range(min(len(lines), 4 * num_examples)))
-    steps: Steps = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            tokens = torch.tensor([counted.pop()])
-            torch.distributed.all_reduce(tokens)
-            steps.append((time.perf_counter() - self.started, int(tokens)))
-
-    counted: list[int] = []
-    trainer = SFTTrainer(
-        model,
-        args=SFTConfig(
-            output_dir=tempfile.mkdtemp(), max_steps=num_steps, use_cpu=True, report_to=[], save_strategy="no",
-            per_device_train_batch_size=1 if packing else EXAMPLES_PER_RANK, packing=packing, max_length=1536,
-            gradient_checkpointing=False, learning_rate=1e-3, logging_steps=1, disable_tqdm=True, bf16=False,
-            completion_only_loss=True, ddp_backend="gloo",
-        ),
-        train_dataset=lines,
-        processing_class=tokenizer,
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
-        callbacks=[Clock()],
+    done = train_with_trl(
+        model, tokenizer, lines, {"r": RANK, "lora_alpha": ALPHA}, output_dir=tempfile.mkdtemp(), max_steps=num_steps,
+        per_device_train_batch_size=1 if packing else EXAMPLES_PER_RANK, packing=packing, max_length=1536,
+        learning_rate=1e-3, bf16=False, use_cpu=True, ddp_backend="gloo",
     )  # fmt: skip
-    collate = trainer.data_collator
-
-    def counting(rows: list[Any]) -> Any:
-        batch = collate(rows)
-        counted.insert(0, int((batch["labels"][:, 1:] != -100).sum()))
-        return batch
-
-    trainer.data_collator = counting
-    trainer.train()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
-    return steps
+    tokens = torch.tensor(done.trained_tokens)
+    torch.distributed.all_reduce(tokens)
+    return list(zip(done.seconds, tokens.tolist(), strict=True))
 
 
 def bare(data: str, num_steps: int, dtype: str) -> Steps:

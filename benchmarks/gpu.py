@@ -72,7 +72,8 @@ def jobs_of(group: str, *, tiny: bool) -> list[Job]:
 
 def step(*, contender: str, shape: str, tiny: bool) -> dict[str, Any]:
     """Return one turn of a contender, without its warm steps."""
-    from benchmarks.gpu_step import CONTENDERS, LONG, SNAKE, TINY
+    from benchmarks.gpu_step import CONTENDERS
+    from benchmarks.made_models import LONG, SNAKE, TINY
 
     run, options = CONTENDERS[contender]
     lines = TINY if tiny else LONG if shape == "8B" else SNAKE

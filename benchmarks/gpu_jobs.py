@@ -11,7 +11,8 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu_step import SNAKE, TINY, device, made, synchronize, trainer_of
+from benchmarks.gpu_step import trainer_of
+from benchmarks.made_models import SNAKE, TINY, device, made, synchronize
 
 NUM_STEPS = 4
 

@@ -1,7 +1,6 @@
 """What `gpu.py` compares: each contender trains a random model of one shape on random lines, and is timed step by step.
 
-A contender takes (shape, lines, number of steps, options) and returns a `Turn`. Models are made on the device, so no
-file is read and 8B weights take seconds.
+A contender takes (shape, lines, number of steps, options) and returns a `Turn`.
 """
 
 from __future__ import annotations
@@ -16,49 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.made_models import SHAPES, Lines, MadeLines, device, made, peak_gib, synchronize
+
 RANK, ALPHA, DROPOUT = 16, 32, 0.05
 LEARNING_RATE = 1e-4
-
-_LLAMA_3 = {"vocab_size": 128256, "rope_theta": 500000.0, "num_key_value_heads": 8, "num_attention_heads": 32}
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2},
-    "0.13B": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-              "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
-    "0.5B": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-             "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    "1B": _LLAMA_3 | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64,
-                      "tie_word_embeddings": True},
-    "8B": _LLAMA_3 | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
-}  # fmt: skip
-"""LlamaConfigs: of SmolLM2-135M, of about Qwen2.5-0.5B, of Llama-3.2-1B and of Llama-3.1-8B."""
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The examples of a step."""
-
-    num_examples: int
-    prefix: int
-    """Tokens with which all begin, as Snake prompts do; 0: none, and everything is trained."""
-    shortest: int
-    spread: int
-    """Lengths go up to this many tokens above the shortest."""
-    trained: int
-
-    def example(self, index: int, vocab_size: int) -> tuple[np.ndarray, int]:
-        """Return (token ids, number of prompt tokens) of example `index`."""
-        draw = np.random.default_rng(index)
-        length = self.shortest + (5 * index % (self.spread + 1))
-        own = draw.integers(10, vocab_size, length - self.prefix)
-        prefix = np.random.default_rng(0).integers(10, vocab_size, self.prefix)
-        return np.concatenate([prefix, own]), max(0, length - self.trained)
-
-
-SNAKE = Lines(num_examples=32, prefix=85, shortest=330, spread=40, trained=126)
-"""Positions of 10x10 with a spoken line of thought: about 350 tokens, 126 of them trained."""
-LONG = Lines(num_examples=2, prefix=0, shortest=4096, spread=0, trained=4096)
-TINY = Lines(num_examples=4, prefix=20, shortest=40, spread=10, trained=12)
 
 
 @dataclass
@@ -70,49 +30,6 @@ class Turn:
     losses: list[float] = field(default_factory=list)
     peak_gib: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-def device() -> Any:
-    import torch
-
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def synchronize() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def made(shape: str, dtype: str = "bfloat16") -> Any:
-    """Return a random model of this shape on the device."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192)
-    config.dtype = getattr(torch, dtype)
-    with torch.device(device()):
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
-    return model.requires_grad_(False)
-
-
-class MadeLines:
-    """The part of a `TokenizedDataset` that training needs."""
-
-    def __init__(self, lines: Lines, number: int, vocab_size: int) -> None:
-        from snake_dist.data.packing import Example
-
-        self.examples = [Example(*lines.example(i, vocab_size)) for i in range(number)]
-        self.lengths = np.array([len(example.input_ids) for example in self.examples], dtype=np.int32)
-        self.num_loss_tokens = np.array([example.num_loss_tokens for example in self.examples], dtype=np.int32)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.examples[index]
 
 
 def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -179,7 +96,6 @@ def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tupl
 
 def snake_dist(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn:
     """This package's loop, through DeepSpeed, logging every step."""
-    import torch
 
     from snake_dist.training.loop import run_steps
 
@@ -199,8 +115,7 @@ def snake_dist(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn
         last = now
 
     run_steps(trainer, log=log, evaluate=lambda _step: {})
-    if torch.cuda.is_available():
-        turn.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+    turn.peak_gib = peak_gib()
     return turn
 
 
@@ -237,8 +152,7 @@ def bare(shape: str, lines: Lines, num_steps: int, **_: Any) -> Turn:
         turn.losses.append(loss.item())
         turn.seconds.append(time.perf_counter() - started)
         turn.trained_tokens.append(sum(example.num_loss_tokens for example in examples))
-    if torch.cuda.is_available():
-        turn.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+    turn.peak_gib = peak_gib()
     return turn
 
 
@@ -246,64 +160,31 @@ def trl(shape: str, lines: Lines, num_steps: int, *, packing: bool = False, lige
     """TRL's SFTTrainer on the same token ids, padded or packed, with or without liger-kernel."""
     import torch
     from datasets import load_dataset
-    from peft import LoraConfig
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PreTrainedTokenizerFast
 
-    vocab_size = SHAPES[shape]["vocab_size"]
-    dataset = MadeLines(lines, (num_steps + 1) * lines.num_examples, vocab_size)
+    from benchmarks.trl_steps import train_with_trl
+
+    dataset = MadeLines(lines, (num_steps + 1) * lines.num_examples, SHAPES[shape]["vocab_size"])
     directory = Path(tempfile.mkdtemp())
     with (directory / "lines.jsonl").open("w") as file:
         for example in dataset.examples:
             masked = [0] * example.num_prompt_tokens
             mask = masked + [1] * (len(example.input_ids) - len(masked))
             file.write(json.dumps({"input_ids": example.input_ids.tolist(), "completion_mask": mask}) + "\n")
-    turn = Turn()
-    counted: list[int] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            synchronize()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            synchronize()
-            turn.seconds.append(time.perf_counter() - self.started)
-            turn.trained_tokens.append(counted.pop())
-
-        def on_log(self, *args: Any, logs: dict[str, float] | None = None, **__: Any) -> None:  # noqa: ARG002
-            if logs and "loss" in logs:
-                turn.losses.append(logs["loss"])
-
     row = int(dataset.lengths[: lines.num_examples].sum())
-    trainer = SFTTrainer(
+    on_gpu = torch.cuda.is_available()
+    done = train_with_trl(
         made(shape),
-        args=SFTConfig(
-            output_dir=str(directory), max_steps=num_steps, report_to=[], save_strategy="no", disable_tqdm=True,
-            per_device_train_batch_size=1 if packing else lines.num_examples, packing=packing,
-            max_length=row if packing else int(dataset.lengths.max()), gradient_checkpointing=False,
-            learning_rate=LEARNING_RATE, logging_steps=1, bf16=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(), use_liger_kernel=liger, completion_only_loss=True,
-        ),
-        train_dataset=load_dataset("json", data_files=str(directory / "lines.jsonl"), split="train"),
-        processing_class=PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), pad_token="<pad>", eos_token="<eos>"),
-        peft_config=LoraConfig(
-            r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-        callbacks=[Clock()],
+        PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), pad_token="<pad>", eos_token="<eos>"),
+        load_dataset("json", data_files=str(directory / "lines.jsonl"), split="train"),
+        {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT},
+        synchronize,
+        output_dir=str(directory), max_steps=num_steps,
+        per_device_train_batch_size=1 if packing else lines.num_examples, packing=packing,
+        max_length=row if packing else int(dataset.lengths.max()),
+        learning_rate=LEARNING_RATE, bf16=on_gpu, use_cpu=not on_gpu, use_liger_kernel=liger,
     )  # fmt: skip
-    collate = trainer.data_collator
-
-    def counting(rows: list[Any]) -> Any:
-        batch = collate(rows)
-        counted.insert(0, int((batch["labels"][:, 1:] != -100).sum()))
-        return batch
-
-    trainer.data_collator = counting
-    trainer.train()
-    if torch.cuda.is_available():
-        turn.peak_gib = torch.cuda.max_memory_allocated() / 2**30
-    return turn
+    return Turn(done.seconds, done.trained_tokens, done.losses, peak_gib())
 
 
 def _tokenizer() -> Any:
