@@ -13,7 +13,6 @@ from snake_dist.files import check_intact, new_directory
 from snake_dist.model import base
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -31,8 +30,9 @@ def export(config: Export) -> str:
     """Write the merged model (Hugging Face's format), its tokenizer and `adapter_metadata.json`; return its dtype.
 
     Weights are merged in float32 and saved in the dtype that the base had in training, so bfloat16 and float16 round
-    them again. QLoRA's adapter is merged into the dequantized 4-bit weights that it was trained with. Raises InputError
-    if the adapter is damaged, its base is missing or has changed, or the directory exists or cannot be written.
+    them again. QLoRA's adapter is merged into the dequantized 4-bit weights that it was trained with. Embeddings and
+    output head that share a weight, of which the adapter changes one, get one each. Raises InputError if the adapter is
+    damaged, its base is missing or has changed, or the directory exists or cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -69,19 +69,20 @@ def _merge(adapter: Path, location: str, dtype: str, quantization: str | None) -
     except (OSError, SafetensorError) as problem:
         raise InputError(f"--adapter {adapter}: its base {location} cannot be read ({problem})") from problem
     adapted = load_adapter(plain.dequantize().float() if quantization else plain.float(), adapter)
-    _check_head(adapted, adapter)
+    _untie_adapted(adapted.get_base_model())
     return adapted.merge_and_unload().to(getattr(torch, dtype))
 
 
-def _check_head(adapted: PeftModel, directory: Path) -> None:
-    """Raise InputError if the adapter adapts a weight that embeddings and output head share: merging changes both."""
+def _untie_adapted(model: PreTrainedModel) -> None:
+    """Give embeddings and output head weights of their own if they share one and the adapter changes one of them."""
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    plain = adapted.get_base_model()
-    head, embeddings = plain.get_output_embeddings(), plain.get_input_embeddings()
-    for layer, other in ((head, embeddings), (embeddings, head)):
-        if isinstance(layer, BaseTunerLayer) and layer.get_base_layer().weight is other.weight:
-            raise InputError(
-                f"--adapter {directory} adapts a weight that the base model uses as embeddings and as output head: it "
-                "cannot be merged into one of them"
-            )
+    layers = (model.get_output_embeddings(), model.get_input_embeddings())
+    if not any(isinstance(layer, BaseTunerLayer) for layer in layers):
+        return
+    head, embeddings = (layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer for layer in layers)
+    if head.weight is embeddings.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+        model.all_tied_weights_keys = {}  # by which it would save one of them only

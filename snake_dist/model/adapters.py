@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,11 +162,14 @@ def adapter_size(config: AdapterConfig) -> AdapterSize:
     return size
 
 
-def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0) -> PeftModel:
+def attach(
+    model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0, trained: Collection[str] | None = None
+) -> PeftModel:
     """Freeze `model` and return it wrapped with the adapter, whose parameters alone are trainable.
 
-    Only AdaLoRA's schedule needs `num_steps`, the optimizer steps of the whole run. PiSSA subtracts its initial
-    adapter from the base's weights: `checkpoint.plain_lora.adapter_start` records it.
+    Only AdaLoRA's schedule needs `num_steps`, the optimizer steps of the whole run. `trained`: the names of the
+    parameters that are trained already, if the run resumes. PiSSA subtracts its initial adapter from the base's
+    weights: `checkpoint.plain_lora.adapter_start` records it.
 
     The adapter takes the base's dtype (the optimizer keeps fp32 masters): fp32 adapters on a bf16 base break
     ZeRO-3's all-gather in some DeepSpeed releases (DeepSpeed issue 8072). Raises InputError for a name of
@@ -175,6 +178,8 @@ def attach(model: PreTrainedModel, config: AdapterConfig, *, num_steps: int = 0)
     from peft import get_peft_model
 
     targets = find_targets(model, config.target_modules, with_matrices=config.adapter != "adalora")
+    if trained is not None:
+        targets = targets.as_trained(trained)
     _check_allowed(model, config, targets)
     size = adapter_size(config)
     options: dict[str, Any] = {}

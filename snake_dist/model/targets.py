@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.errors import InputError
@@ -30,6 +30,15 @@ class Targets:
     """Last part of a matrix's name -> how many named matrices are fused in it: it gets as many times the rank."""
     plain_names: list[str]
     """The names as the user gave them, if these alone tell PEFT the layers; else []."""
+
+    def as_trained(self, parameters: Collection[str]) -> Targets:
+        """Return these targets without the layers that runs of earlier versions left out as PEFT does: those among the
+        matrices of which there are no trained `parameters`."""
+        ours = {name.split(".lora_")[0].removeprefix("base_model.model.") for name in parameters}
+        matrices = [
+            name for name in self.matrices if not name.endswith("_proj.weight") or name.removesuffix(".weight") in ours
+        ]
+        return replace(self, matrices=matrices)
 
 
 def is_linear(module: Any) -> bool:

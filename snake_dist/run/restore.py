@@ -14,7 +14,7 @@ from snake_dist.files import METRICS
 from snake_dist.training.adalora_ranks import rank_allocation
 from snake_dist.training.metrics import Metrics
 from snake_dist.zero.engine import start_engine
-from snake_dist.zero.state import ADALORA, load_masters, load_state
+from snake_dist.zero.state import ADALORA, MASTER, load_masters, load_state
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,16 @@ def start_training(run: Run, model: PeftModel) -> tuple[Any, RankAllocation | No
         if allocation is not None:
             allocation.load_state({name: t for name, t in tensors.items() if name.startswith(ADALORA)})
     return engine, allocation
+
+
+def trained_names(run: Run) -> list[str] | None:
+    """Return the names of the parameters that the run's checkpoint has; None without a checkpoint. Collective."""
+    checkpoint = run.checkpoint
+    if checkpoint is None:
+        return None
+    prefix = f"{MASTER}/"
+    names = agree(run.world, lambda: list(read_tensors(checkpoint)))
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _broadcast_tensors(run: Run) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from snake_dist.run.adapter_dir import Trained, rehearse_save
 from snake_dist.run.games import games_in_training
 from snake_dist.run.preparation import Run
 from snake_dist.run.profile import profiled, profiled_steps
-from snake_dist.run.restore import start_training
+from snake_dist.run.restore import start_training, trained_names
 from snake_dist.run.session import Session
 from snake_dist.run.summary import TrainingSummary
 from snake_dist.training.held_out_metrics import held_out_metrics
@@ -61,7 +61,7 @@ def load_model(run: Run) -> tuple[PeftModel, Collate]:
         has_slots(model)  # found out while the weights are whole
     collate = pack if use_packed_attention(model, base.own_device()) else pad
     torch.manual_seed(config.training.seed)
-    model = adapters.attach(model, config.adapter, num_steps=run.num_steps)
+    model = adapters.attach(model, config.adapter, num_steps=run.num_steps, trained=trained_names(run))
     if config.adapter.init_adapter is not None and run.checkpoint is None:
         init_adapter(model, Path(config.adapter.init_adapter).expanduser())
     use_shared_dropout(model)

@@ -10,7 +10,7 @@ import pytest
 from snake_dist.checkpoint.export import Export, export
 from snake_dist.errors import InputError
 from tests.support.processes import launcher, run_program
-from tests.support.tiny_models import tiny_adapter, tiny_llama
+from tests.support.tiny_models import tiny_adapter
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
@@ -54,10 +54,3 @@ def test_what_cannot_be_merged_is_named(tmp_path: Path, llama_dir: Path) -> None
     assert done.returncode == 2
     assert done.stderr == f"export.py: error: --adapter {adapter}: damaged or missing: adapter_model.safetensors\n"
     assert not (tmp_path / "merged").exists()
-
-
-def test_a_head_that_is_also_the_embeddings_is_not_merged(tmp_path: Path) -> None:
-    base = tiny_llama(tmp_path / "base", tie_word_embeddings=True)
-    adapter = tiny_adapter(tmp_path / "adapter", base, target_modules=["q_proj", "lm_head"])
-    with pytest.raises(InputError, match="cannot be merged into one of them"):
-        export(Export(adapter, tmp_path / "merged"))

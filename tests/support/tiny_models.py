@@ -89,6 +89,22 @@ SHAPES: dict[str, dict[str, Any]] = {
     "falcon": _PLAIN | {"multi_query": True, "new_decoder_architecture": False},
     "opt": _PLAIN | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 2048},
 }
+# Mixtures of experts, whose matrices are fused; with shared experts and layers without experts.
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "max_position_embeddings": 512}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": _GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 512},
+    "qwen3_moe": _GROUPED | _EXPERTS | {"head_dim": 8},
+    "deepseek_v3": _GROUPED
+    | {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}
+    | {"moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1, "max_position_embeddings": 512}
+    | {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    "qwen3_next": _GROUPED
+    | _EXPERTS
+    | {"head_dim": 8, "num_hidden_layers": 4, "shared_expert_intermediate_size": 24, "linear_key_head_dim": 8}
+    | {"linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+    "gpt_oss": _GROUPED
+    | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 512},
+}
 
 
 def tiny_model(directory: Path, family: str) -> Path:
@@ -98,7 +114,8 @@ def tiny_model(directory: Path, family: str) -> Path:
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
     ids = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.2, **SHAPES[family], **ids)
+    shape = (SHAPES | MIXTURES)[family]
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.2, **shape, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(directory)
