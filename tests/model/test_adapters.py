@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import typing
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ from snake_dist.model.adapters import (
 )
 from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
 from snake_dist.zero.engine import check_dtype_here
-from tests.support.tiny_models import tiny_llama
+from tests.support.tiny_models import tiny_llama, tiny_model
 
 
 def test_presets_and_overrides():
@@ -142,6 +143,22 @@ def test_what_an_adapter_cannot_sit_on_is_refused(llama_dir, tmp_path):
     tied = tiny_llama(tmp_path, tie_word_embeddings=True)
     with pytest.raises(InputError, match="the output head is the embeddings too, .* --adapter pissa"):
         adapted_by(str(tied), "lm_head", adapter="pissa")
+
+
+def test_what_peft_cannot_adapt_of_experts_is_refused_with_flags_that_work(tmp_path):
+    base = str(tiny_model(tmp_path, "mixtral"))
+    refused = [
+        (AdapterConfig("lora"), r"--dropout 0.05: .*experts.gate_up_proj, .* without dropout only: add --dropout 0, or"),
+        (AdapterConfig("dora", dropout=0), "--adapter dora: .* by lora, qlora and rslora only: choose one"),
+        (AdapterConfig("pissa", dropout=0, rank=4), "--adapter pissa: .* by lora, qlora and rslora only: choose one"),
+    ]
+    for config, message in refused:
+        with pytest.raises(InputError, match=message) as error:
+            attach(load_base(base, "float32"), config)
+        others = str(error.value).rpartition("--target-modules ")[2]
+        attach(load_base(base, "float32"), replace(config, target_modules=tuple(others.split())))
+    with pytest.raises(InputError, match="--target-modules w1: this model keeps it in one matrix with w3: name both"):
+        attach(load_base(base, "float32"), AdapterConfig("lora", dropout=0, target_modules=("w1",)))
 
 
 def test_base_that_cannot_be_found_is_named(tmp_path):
