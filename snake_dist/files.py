@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,9 +87,10 @@ def broken_files(directory: Path) -> list[str]:
         return [MANIFEST]
 
 
-def check_intact(directory: Path, named: str) -> None:
-    """Raise InputError, beginning with `named`, unless every file is as listed in the manifest."""
+def check_intact(directory: Path, named: str, *, but: Collection[str] = ()) -> None:
+    """Raise InputError, beginning with `named`, unless every file, `but` these, is as listed in the manifest."""
     broken = broken_files(directory) if directory.is_dir() else ["the directory"]
+    broken = [name for name in broken if name not in but]
     if broken:
         raise InputError(f"{named}: damaged or missing: {', '.join(broken)}")
 

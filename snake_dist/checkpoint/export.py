@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snake_dist.checkpoint.saved_adapter import METADATA, load_adapter, read_metadata
+from snake_dist.checkpoint.adapter_base import AdapterOptions, SavedAdapter, describe_adapter
+from snake_dist.checkpoint.saved_adapter import METADATA, load_adapter
 from snake_dist.errors import InputError
-from snake_dist.files import check_intact, new_directory
+from snake_dist.files import new_directory
 from snake_dist.model import base
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class Export:
     """Merge the adapter in this directory: RUN/lora_adapters/model_artifacts."""
     merge: Path
     """Write the merged model into this new directory."""
+    base_model: str | None = None
+    """The adapter's base model, if it was moved since the training: directory or hub id."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the base model."""
 
 
 def export(config: Export) -> str:
@@ -36,41 +41,41 @@ def export(config: Export) -> str:
     """
     from safetensors import SafetensorError
 
-    metadata = read_metadata(config.adapter)
-    check_intact(config.adapter, f"--adapter {config.adapter}")
     if config.merge.exists():
         raise InputError(f"--merge {config.merge} exists: name a new directory")
-    location = base.find_base(base.ModelConfig(metadata["base_model"]))
-    trained_on, revision = metadata.get("base_model_revision"), base.model_shape(location).revision
-    if trained_on not in (None, revision):
-        raise InputError(
-            f"--adapter {config.adapter} was trained on revision {trained_on} of {location}, now {revision}"
-        )
-    dtype, quantization = metadata["dtype"], metadata.get("quantization")
+    options = AdapterOptions(config.base_model, config.trust_remote_code)
+    adapter = describe_adapter(config.adapter, options, "--adapter")
 
     try:
         # The base is loaded inside: a directory that cannot be written fails before.
         with new_directory(config.merge, durable=True) as temporary:
-            merged = _merge(config.adapter, location, dtype, quantization)
-            merged.save_pretrained(str(temporary))
-            base.load_tokenizer(str(config.adapter)).save_pretrained(str(temporary))
-            shutil.copy2(config.adapter / METADATA, temporary)
+            _merge(adapter).save_pretrained(str(temporary))
+            adapter.load_tokenizer().save_pretrained(str(temporary))
+            if (config.adapter / METADATA).is_file():  # another program's has none
+                shutil.copy2(config.adapter / METADATA, temporary)
     except (OSError, SafetensorError) as problem:
         raise InputError(f"--merge {config.merge}: cannot be written ({problem})") from problem
-    return str(dtype)
+    return adapter.dtype
 
 
-def _merge(adapter: Path, location: str, dtype: str, quantization: str | None) -> PreTrainedModel:
+def _merge(adapter: SavedAdapter) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
 
     try:
-        plain = base.load_base(location, dtype, quantization=quantization)
+        plain = base.load_base(
+            adapter.location,
+            adapter.dtype,
+            trust_remote_code=adapter.trust_remote_code,
+            quantization=adapter.quantization,
+        )
     except (OSError, SafetensorError) as problem:
-        raise InputError(f"--adapter {adapter}: its base {location} cannot be read ({problem})") from problem
-    adapted = load_adapter(plain.dequantize().float() if quantization else plain.float(), adapter)
+        raise InputError(
+            f"--adapter {adapter.directory}: its base {adapter.location} cannot be read ({problem})"
+        ) from problem
+    adapted = load_adapter(plain.dequantize().float() if adapter.quantization else plain.float(), adapter.directory)
     _untie_adapted(adapted.get_base_model())
-    return adapted.merge_and_unload().to(getattr(torch, dtype))
+    return adapted.merge_and_unload().to(getattr(torch, adapter.dtype))
 
 
 def _untie_adapted(model: PreTrainedModel) -> None:

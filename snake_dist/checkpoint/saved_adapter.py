@@ -7,9 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snake_dist.checkpoint.foreign_adapter import CONFIG, foreign_metadata
 from snake_dist.checkpoint.plain_lora import PlainAdapter, Shapes
 from snake_dist.errors import InputError
-from snake_dist.files import check_intact, new_directory, sha256_of
+from snake_dist.files import MANIFEST, check_intact, new_directory, sha256_of
 from snake_dist.model.adapters import AdapterConfig, adapter_size
 from snake_dist.model.targets import plain_names
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 METADATA = "adapter_metadata.json"
+MODEL_CARD = "README.md"
+"""For people: they may edit it."""
 TRAINED_PROMPTS = "trained_prompts.safetensors"
 MAX_PROMPT_HASHES = 1 << 22
 """32 MiB."""
@@ -56,7 +59,7 @@ def save_adapter(
         plain.config.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         (temporary / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(model_card, encoding="utf-8")
+        (temporary / MODEL_CARD).write_text(model_card, encoding="utf-8")
 
 
 def prove_adapter(directory: Path, expected: Shapes, zeros: Collection[str]) -> None:
@@ -79,15 +82,56 @@ def prove_adapter(directory: Path, expected: Shapes, zeros: Collection[str]) -> 
         )
 
 
-def read_metadata(directory: Path) -> dict[str, Any]:
-    """Return `adapter_metadata.json` of a saved adapter. Raises InputError if the directory holds no adapter."""
+def check_adapter(directory: Path, named: str) -> None:
+    """Raise InputError, beginning with `named`, if a file of a saved adapter is damaged or missing.
+
+    The model card may be edited. An adapter that another program saved lists no files: its weights must be readable.
+    """
+    from safetensors import SafetensorError, safe_open
+
     try:
-        metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
+        if not is_foreign(directory):
+            check_intact(directory, named, but=(MODEL_CARD,))
+    except InputError as problem:
+        advice = "; if you corrected the path of its base model there: undo that, and name it with --base-model"
+        raise InputError(f"{problem}{advice if '.json' in str(problem) else ''}") from None
+    try:
+        with safe_open(directory / WEIGHTS, framework="np"):
+            pass
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"{named}: {WEIGHTS} cannot be read ({problem})") from None
+
+
+def is_foreign(directory: Path) -> bool:
+    """Return whether another program saved the adapter: it has PEFT's configuration, and none of our files."""
+    return (directory / CONFIG).is_file() and not any((directory / own).exists() for own in (METADATA, MANIFEST))
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """Return `adapter_metadata.json` of a saved adapter, or `foreign_metadata`.
+
+    Raises InputError if the directory holds no adapter.
+    """
+    try:
+        if is_foreign(directory):
+            metadata = foreign_metadata(directory)
+        else:
+            metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise InputError(f"adapter {str(directory)!r}: no readable {METADATA} ({problem})") from None
     if not isinstance(metadata, dict) or not (directory / WEIGHTS).is_file():
         raise InputError(f"adapter {str(directory)!r}: {METADATA} is no JSON object, or {WEIGHTS} is missing")
     return metadata
+
+
+def is_other_revision(trained_on: str | None, revision: str) -> bool:
+    """Return whether a base model differs from the one of the training.
+
+    False where that cannot be told: nothing was recorded, or one is a commit on the hub and one a digest of files.
+    """
+    if trained_on is None or trained_on.startswith("sha256:") != revision.startswith("sha256:"):
+        return False
+    return trained_on != revision
 
 
 def read_prompt_hashes(directory: Path) -> np.ndarray | None:
@@ -115,16 +159,20 @@ def check_init_adapter(directory: Path, config: AdapterConfig, base_revision: st
 
     Raises InputError if the adapter is damaged, or, with both values, of another kind, size or base.
     """
-    check_intact(directory, f"--init-adapter {directory}")
+    check_adapter(directory, f"--init-adapter {directory}")
     metadata, size = read_metadata(directory), adapter_size(config)
     saved = metadata["peft_config"]
-    pairs = {
-        "--adapter": (metadata["adapter"], config.adapter),
-        "--rank": (saved["r"], size.rank),
-        "--alpha": (saved["lora_alpha"], size.alpha),
-        "--base-model": (metadata["base_model_revision"], base_revision),
+    kind = metadata["adapter"]
+    if is_foreign(directory) and (kind, config.adapter) == ("lora", "qlora"):
+        kind = "qlora"  # PEFT's files do not tell these two apart
+    pairs: dict[str, tuple[Any, Any]] = {
+        "--adapter": (kind, config.adapter),
+        "--rank": (saved.get("r"), size.rank),
+        "--alpha": (saved.get("lora_alpha"), size.alpha),
     }
-    wanted, theirs = plain_names(config.target_modules), saved["target_modules"]
+    if is_other_revision(trained_on := metadata.get("base_model_revision"), base_revision):
+        pairs["--base-model"] = (trained_on, base_revision)
+    wanted, theirs = plain_names(config.target_modules), saved.get("target_modules")
     if wanted and isinstance(theirs, list) and not saved.get("target_parameters"):
         pairs["--target-modules"] = (" ".join(sorted(theirs)), " ".join(sorted(wanted)))
     different = [f"{flag} {value}, not {ours}" for flag, (value, ours) in pairs.items() if value != ours]
@@ -146,6 +194,10 @@ def init_adapter(model: PeftModel, directory: Path) -> None:
             f"--init-adapter {directory}: adapts other modules than --target-modules: {len(other)} tensors "
             f"differ, the first is {other[0]}"
         )
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    alphas, own_alphas = config.get("alpha_pattern") or {}, model.peft_config["default"].alpha_pattern or {}
+    if alphas != own_alphas:
+        raise InputError(f"--init-adapter {directory}: has the alpha_pattern {alphas}, this run has {own_alphas}")
     set_peft_model_state_dict(model, saved)
 
 

@@ -92,11 +92,13 @@ class _Stage:
             command = [sys.executable, *program_words("launcher/generate_data.py"), *flags, "--output", str(output)]
             yield Step(self.directory, output / SUMMARY, command)
 
-    def correct(self, adapter: Path) -> list[Step]:
+    def correct(self, common_play: Any, adapter: Path) -> list[Step]:
         """Return the commands by which the adapter plays and a teacher labels its games."""
         place = f"{self.place}: correct"
         label = dashed(self.keys["correct"], place)
-        play = {key: label.pop(key) for key in ("games", "max-steps") if key in label}
+        judged = dashed(common_play, f"{place}: play") if common_play else {}
+        play: dict[str, Any] = {key: label.pop(key) for key in ("games", "max-steps") if key in label}
+        play |= {key: judged[key] for key in ("base-model", "trust-remote-code") if key in judged}
         own, output = self.directory / "own-games", self.directory / "corrections"
         first_game = FIRST_OWN_GAME + self.number * OWN_GAMES
         play_flags = ["--player", "adapter", str(adapter), *_flags(play, place), "--seed-range", "train"]
@@ -152,7 +154,7 @@ def read_climb(config: Climb) -> list[Step]:
         if "correct" in stage.keys:
             if adapter is None:
                 raise InputError(f"{stage.place}: correct: no earlier stage trained an adapter that could play")
-            played, corrected = stage.correct(adapter)
+            played, corrected = stage.correct(recipe.get("play"), adapter)
             steps += [played, corrected]
             written.append(corrected)
         data += [step.result.parent for step in written]

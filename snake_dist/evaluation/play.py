@@ -54,12 +54,17 @@ class Play:
     """Take the games from this published range of seeds."""
     first_game: int = 0
     """Begin at this seed of the range, counted from 0."""
-    base_model: str = "smollm2-135m"
-    """For --player base: hub id, local directory, or smollm2-135m."""
-    style: PromptStyleName = "compact"
-    """For --player base and openai: style of the prompts."""
-    template: Template = "plain"
-    """For --player base: what stands around a prompt, as in train.py."""
+    base_model: str | None = None
+    """For --player base: hub id, local directory, or smollm2-135m, the default; for adapters: their base model, if it
+    was moved since the training."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with base models."""
+    style: PromptStyleName | None = None
+    """Style of the prompts: for --player base and openai, by default compact; for adapters whose files do not say
+    theirs."""
+    template: Template | None = None
+    """What stands around a prompt, as in train.py: for --player base, by default plain; for adapters whose files do not
+    say theirs."""
     endpoint: str | None = None
     """For --player openai: URL of an OpenAI-compatible server, as http://localhost:8000/v1; $OPENAI_API_KEY: key."""
     model: str | None = None
@@ -101,7 +106,13 @@ def play(config: Play, ranks: Ranks = Ranks()) -> Results:  # noqa: B008 - froze
     if ranks.size > 1 and "human" in config.player:
         raise InputError(f"--player human: one process, not {ranks.size}: start play.py with plain python")
     options = PlayerOptions(
-        config.base_model, config.style, config.human_pace, config.endpoint, config.model, config.template
+        config.base_model,
+        config.style,
+        config.human_pace,
+        config.endpoint,
+        config.model,
+        config.template,
+        config.trust_remote_code,
     )
     entrants, board = find_entrants(config.player, options)
     grid_size, mode = board or (10, "classic")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from snake_dist.accelerator import uncompiled
+from snake_dist.checkpoint.adapter_base import AdapterOptions, describe_adapter
 from snake_dist.cluster.world import agree, gather
 from snake_dist.evaluation.judging.comparison import Results, judge
 from snake_dist.evaluation.judging.episodes import Games, game_seeds, play_games
@@ -137,12 +138,12 @@ def judged_players(run: Run, adapter_dir: Path) -> Iterator[tuple[dict[str, Lang
 
     from snake_dist.model.decoding import has_slots
 
-    remote, device = run.config.model.trust_remote_code, base.own_device()
+    device = base.own_device()
+    saved = describe_adapter(adapter_dir, AdapterOptions(trust_remote_code=run.config.model.trust_remote_code))
     if zero_stage(run.ds_config) < 3:
-        yield load_model_players(adapter_dir, device, trust_remote_code=remote), lambda: None
+        yield load_model_players(saved, device), lambda: None
         return
-    host = torch.device("cpu")
-    loaded = load_model_players(adapter_dir, host, trust_remote_code=remote, plain_layers=True)
+    loaded = load_model_players(saved, torch.device("cpu"), plain_layers=True)
     model = loaded["adapter"].model
     fits = all(gather(fits_on(device, frozen_bytes(model)), run.world))
     if fits:

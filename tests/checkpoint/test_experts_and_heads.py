@@ -39,6 +39,7 @@ def train_and_check(configs: list[Any]) -> list[float]:
     import torch
     from peft import PeftModel
 
+    from snake_dist.checkpoint.adapter_base import describe_adapter
     from snake_dist.checkpoint.export import Export, export
     from snake_dist.cluster.world import world_from_environment
     from snake_dist.evaluation.players.loading import load_model_players
@@ -72,7 +73,7 @@ def train_and_check(configs: list[Any]) -> list[float]:
         export(Export(directory, run.output_dir / "merged"))
         merged = load_base(str(run.output_dir / "merged"), "float32")
         assert held_out_loss(merged, run) == pytest.approx(reported, abs=2e-3), name
-        players = load_model_players(directory, torch.device("cpu"))
+        players = load_model_players(describe_adapter(directory), torch.device("cpu"))
         assert len(players["adapter"].replies([new_game(5, seed=1)])) == 1, name
     return losses
 

@@ -67,6 +67,7 @@ def test_plain_peft_puts_every_adapter_on_the_original_base(tmp_path, wide_llama
     import torch
     from peft import PeftModel
 
+    from snake_dist.checkpoint.adapter_base import describe_adapter
     from snake_dist.checkpoint.export import Export, export
     from snake_dist.evaluation.players.loading import load_model_players
     from snake_dist.model.base import load_base
@@ -86,7 +87,7 @@ def test_plain_peft_puts_every_adapter_on_the_original_base(tmp_path, wide_llama
         with opened.disable_adapter():
             assert torch.equal(opened(tokens).logits, untrained)
         assert not torch.allclose(untrained, torch.tensor(logits), atol=1e-2)
-        judged = load_model_players(directory, torch.device("cpu"))["adapter"].model
+        judged = load_model_players(describe_adapter(directory), torch.device("cpu"))["adapter"].model
         assert torch.allclose(judged(tokens).logits, torch.tensor(logits), atol=1e-3)
         export(Export(directory, tmp_path / "merged"))
         merged = load_base(str(tmp_path / "merged"), "float32")

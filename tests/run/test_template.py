@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from snake_dist.checkpoint.adapter_base import describe_adapter
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.loading import load_model_players
 from snake_dist.model import base
@@ -104,6 +105,6 @@ def test_a_template_is_shared_recorded_shown_and_part_of_the_run(tmp_path: Path)
 
     adapter = Path(summary["adapter_dir"])
     assert json.loads((adapter / "adapter_metadata.json").read_text())["template"] == "chat"
-    players = load_model_players(adapter, base.own_device())
+    players = load_model_players(describe_adapter(adapter), base.own_device())
     assert {player.template for player in players.values()} == {"chat"}
     assert "<|im_start|>" in players["base"].tokenizer.get_chat_template()

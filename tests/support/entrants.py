@@ -8,7 +8,5 @@ from snake_dist.evaluation.players.entrants import Entrant, PlayerOptions, find_
 
 
 def find(*words: object, **options: Any) -> tuple[list[Entrant], tuple[int, str] | None]:
-    """What `find_entrants` finds for the words, with a base model and a style that need not exist."""
-    return find_entrants(
-        [str(word) for word in words], PlayerOptions(**{"base_model": "x", "style": "compact"} | options)
-    )
+    """What `find_entrants` finds for the words."""
+    return find_entrants([str(word) for word in words], PlayerOptions(**options))

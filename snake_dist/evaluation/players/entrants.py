@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from snake_dist.checkpoint.saved_adapter import read_metadata
+from snake_dist.checkpoint.adapter_base import AdapterOptions, SavedAdapter, describe_adapter
 from snake_dist.data.templates import Template, check_template
 from snake_dist.errors import InputError
 from snake_dist.evaluation.players.endpoint import EndpointPlayer, check_endpoint
@@ -18,6 +19,7 @@ from snake_dist.evaluation.players.loading import (
     load_base_player,
     load_fastest,
     load_in_process,
+    playable,
 )
 from snake_dist.evaluation.players.modes import ConstrainedPlayer, with_examples
 from snake_dist.evaluation.players.protocol import HeuristicPlayer, Player
@@ -25,11 +27,13 @@ from snake_dist.evaluation.players.terminal import TerminalPlayer
 from snake_dist.evaluation.players.vllm_model import uses_vllm
 from snake_dist.files import ADAPTER_DIR
 from snake_dist.heuristics.policies import POLICIES, check_plays_on
-from snake_dist.model import base
+from snake_dist.model import base, smollm2
 from snake_dist.styles.catalog import check_style, prompt_style
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
 """Heuristics from weak to perfect, which play beside everybody."""
+DEFAULT_STYLE = "compact"
+"""Of the prompts of models without an adapter."""
 ENDPOINT_MAX_NEW_TOKENS = 4096
 """Reasoning models think aloud before they answer."""
 
@@ -59,14 +63,20 @@ class Entrant:
 class PlayerOptions:
     """Settings of the players that need more than a name."""
 
-    base_model: str
-    style: str
+    base_model: str | None = None
+    """Of a base model by itself; of adapters, where their base was moved to."""
+    style: str | None = None
+    """Of all but adapters whose files say it."""
     human_pace_ms: int = 0
     endpoint: str | None = None
     model: str | None = None
     """At the endpoint."""
-    template: Template = "plain"
-    """Of a base model by itself."""
+    template: Template | None = None
+    """Of a base model by itself, and of adapters whose files do not say it."""
+    trust_remote_code: bool = False
+
+    def of_adapters(self) -> AdapterOptions:
+        return AdapterOptions(self.base_model, self.trust_remote_code, self.style, self.template)
 
 
 def find_entrants(words: Sequence[str], options: PlayerOptions) -> tuple[list[Entrant], tuple[int, str] | None]:
@@ -75,27 +85,23 @@ def find_entrants(words: Sequence[str], options: PlayerOptions) -> tuple[list[En
     `adapter` takes the directories that follow it and adds the base of each. Nothing is loaded, but the existence of
     everything is checked. Raises InputError naming the choices.
     """
-    check_style(options.style)
+    if options.style is not None:
+        check_style(options.style)
     others, adapters = split_adapters(words)
     entrants: list[Entrant] = []
     bases: dict[str, str] = {}
-    boards: set[tuple[int, str]] = set()
+    boards: set[tuple[int, str] | None] = set()
     for label, directory in adapters.items():
-        metadata = read_metadata(directory)
-        boards.add((metadata["grid_size"], metadata["mode"]))
-        style, limit = metadata["style"], metadata["max_completion_tokens"]
-        if style is None:
-            raise InputError(
-                f"--player adapter {directory}: was trained on prompts of no known style, so it cannot play"
-            )
-        engine = ", vLLM" if uses_vllm(directory) else ""
-        shown = _prompts(prompt_style(style), metadata.get("template", "plain"))
-        base_identity = f"{metadata['base_model']} {metadata['dtype']}, {shown}"
+        adapter = playable(describe_adapter(directory, options.of_adapters(), "--player adapter"))
+        boards |= {adapter.board} - {None}
+        engine = ", vLLM" if uses_vllm(adapter) else ""
+        shown = _prompts(prompt_style(str(adapter.style)), cast("Template", adapter.template))
+        base_identity = f"{adapter.base_model} {adapter.dtype}, {shown}"
         if base_identity not in bases:
             bases[base_identity] = "base" if not bases else f"base of {label}"
-            identity = f"{base_identity}, {limit} tokens{engine}"
-            entrants.append(_saved_model(bases[base_identity], identity, directory, "base"))
-        adapted = _saved_model(label, adapter_identity(directory) + engine, directory, "adapter")
+            identity = f"{base_identity}, {adapter.max_new_tokens} tokens{engine}"
+            entrants.append(_saved_model(bases[base_identity], identity, adapter, "base"))
+        adapted = _saved_model(label, adapter_identity(directory) + engine, adapter, "adapter")
         entrants.append(replace(adapted, base=bases[base_identity]))
     entrants += [_entrant(word, options) for word in dict.fromkeys(others)]
     return entrants, boards.pop() if len(boards) == 1 else None
@@ -160,14 +166,14 @@ def _constrained(load: Callable[[], LanguageModelPlayer]) -> Player:
     return ConstrainedPlayer(load())
 
 
-def _saved_model(name: str, identity: str, directory: Path, which: str) -> Entrant:
-    """Return `base` or `adapter` of an adapter's directory."""
+def _saved_model(name: str, identity: str, adapter: SavedAdapter, which: str) -> Entrant:
+    """Return `base` or `adapter` of a saved adapter."""
     return Entrant(
         name,
         "model",
         identity,
-        partial(load_fastest, directory, which),
-        load_model=partial(load_in_process, directory, which),
+        partial(load_fastest, adapter, which),
+        load_model=partial(load_in_process, adapter, which),
     )
 
 
@@ -190,10 +196,12 @@ def _heuristic(name: str) -> Entrant:
 
 
 def _base(options: PlayerOptions) -> Entrant:
-    location = base.find_base(base.ModelConfig(options.base_model))
-    check_template(base.load_tokenizer(location), options.template)
-    identity = f"{location}, {_prompts(options.style, options.template)}, {BASE_MAX_NEW_TOKENS} tokens"
-    load = partial(load_base_player, options.base_model, options.style, options.template)
+    name, remote = options.base_model or smollm2.NAME, options.trust_remote_code
+    style, template = options.style or DEFAULT_STYLE, options.template or "plain"
+    location = base.find_base(base.ModelConfig(name, trust_remote_code=remote))
+    check_template(base.load_tokenizer(location, trust_remote_code=remote), template)
+    identity = f"{location}, {_prompts(style, template)}, {BASE_MAX_NEW_TOKENS} tokens"
+    load = partial(load_base_player, name, style, template, trust_remote_code=remote)
     return Entrant("base", "model", identity, load, load_model=load)
 
 
@@ -203,8 +211,9 @@ def _prompts(style: str, template: Template) -> str:
 
 def _endpoint(options: PlayerOptions) -> Entrant:
     url, model = check_endpoint(options.endpoint, options.model)
-    identity = f"{url} {model}, {options.style} prompts, {ENDPOINT_MAX_NEW_TOKENS} tokens"
-    load = partial(EndpointPlayer, url, model, options.style, ENDPOINT_MAX_NEW_TOKENS)
+    style = options.style or DEFAULT_STYLE
+    identity = f"{url} {model}, {style} prompts, {ENDPOINT_MAX_NEW_TOKENS} tokens"
+    load = partial(EndpointPlayer, url, model, style, ENDPOINT_MAX_NEW_TOKENS)
     return Entrant(model, "endpoint", identity, load)
 
 

@@ -11,10 +11,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from snake_dist.checkpoint.saved_adapter import read_metadata
+from snake_dist.checkpoint.adapter_base import SavedAdapter
 from snake_dist.data.templates import Template, encode_prompt, stop_ids
 from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import State
@@ -28,15 +27,15 @@ MAX_RANKS = (8, 16, 32, 64, 128, 256)
 """The values that vLLM allows for its largest LoRA rank."""
 
 
-def uses_vllm(adapter_dir: Path) -> bool:
+def uses_vllm(adapter: SavedAdapter) -> bool:
     """Return whether vLLM plays this adapter: vLLM and a GPU are here, there is one rank, the adapter is plain."""
     if importlib.util.find_spec("vllm") is None or os.environ.get("WORLD_SIZE", "1") != "1":
         return False
-    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((adapter.directory / "adapter_config.json").read_text(encoding="utf-8"))
     is_plain = config["peft_type"] == "LORA" and config.get("bias", "none") == "none"
     is_plain = is_plain and not config.get("use_dora") and not config.get("modules_to_save")
     is_plain = is_plain and isinstance(config.get("init_lora_weights", True), bool)  # others may change the base
-    is_known = is_plain and _rank(config) <= MAX_RANKS[-1] and not read_metadata(adapter_dir).get("quantization")
+    is_known = is_plain and _rank(config) <= MAX_RANKS[-1] and not adapter.quantization
     return is_known and has_gpu()
 
 
@@ -89,38 +88,36 @@ class VllmPlayer:
         return answers
 
 
-def load_vllm_players(adapter_dir: Path) -> dict[str, VllmPlayer]:
+def load_vllm_players(adapter: SavedAdapter) -> dict[str, VllmPlayer]:
     """Load {"base": ..., "adapter": ...} on one engine from disk. Raises InputError if adapter or base is missing."""
     import vllm
     from transformers import AutoConfig, GenerationConfig
     from vllm.lora.request import LoRARequest
 
-    metadata = read_metadata(adapter_dir)
-    location = base.find_base(base.ModelConfig(metadata["base_model"]))
-    tokenizer = base.load_tokenizer(str(adapter_dir))
-    config = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    location, remote = adapter.location, adapter.trust_remote_code
+    tokenizer, style, template = adapter.load_tokenizer(), str(adapter.style), cast("Template", adapter.template)
+    config = json.loads((adapter.directory / "adapter_config.json").read_text(encoding="utf-8"))
     try:
         configured = GenerationConfig.from_pretrained(location).eos_token_id
     except OSError:  # a model without generation_config.json
-        configured = AutoConfig.from_pretrained(location).eos_token_id
-    template = metadata.get("template", "plain")
+        configured = AutoConfig.from_pretrained(location, trust_remote_code=remote).eos_token_id
     stops = tuple(stop_ids(configured, tokenizer, template))
-    max_length = base.model_shape(location).max_positions
+    max_length = base.model_shape(location, trust_remote_code=remote).max_positions
     engine = vllm.LLM(
         model=location,
-        tokenizer=str(adapter_dir),
-        dtype=metadata["dtype"],
+        tokenizer=adapter.tokenizer_location,
+        trust_remote_code=remote,
+        dtype=adapter.dtype,
         enable_lora=True,
         max_lora_rank=next(rank for rank in MAX_RANKS if rank >= _rank(config)),
         enable_prefix_caching=True,
         generation_config="vllm",  # not the model's own: temperature and penalties are ours
         seed=0,
     )
-    limit = metadata["max_completion_tokens"]
     longest = max_length if max_length is not None else 1 << 30
-    lora = LoRARequest("adapter", 1, str(adapter_dir))
+    lora = LoRARequest("adapter", 1, str(adapter.directory))
     return {
-        name: VllmPlayer(engine, tokenizer, metadata["style"], limit, longest, stops, template, chosen)
+        name: VllmPlayer(engine, tokenizer, style, adapter.max_new_tokens, longest, stops, template, chosen)
         for name, chosen in (("base", None), ("adapter", lora))
     }
 
