@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snake_dist.checkpoint.saved_adapter import check_adapter, is_other_revision, read_metadata
 from snake_dist.errors import InputError
 from snake_dist.model import base
+from snake_dist.model.usable import check_usable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,6 +89,7 @@ def _find_base(named: str, metadata: dict[str, Any], options: AdapterOptions) ->
     config = base.ModelConfig(name, trust_remote_code=options.trust_remote_code)
     try:
         location = base.find_base(config)
+        check_usable(location, trust_remote_code=options.trust_remote_code)
     except InputError as problem:
         if options.base_model is not None:
             raise
@@ -112,7 +114,5 @@ def _find_base(named: str, metadata: dict[str, Any], options: AdapterOptions) ->
 
 def _own_dtype(location: str, trust_remote_code: bool) -> str:
     """Return the dtype in which the base model was saved."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code).get_text_config()
+    config = base.read_config(location, trust_remote_code=trust_remote_code).get_text_config()
     return str(config.dtype or "float32").removeprefix("torch.")

@@ -60,19 +60,13 @@ def export(config: Export) -> str:
 
 def _merge(adapter: SavedAdapter) -> PreTrainedModel:
     import torch
-    from safetensors import SafetensorError
 
-    try:
-        plain = base.load_base(
-            adapter.location,
-            adapter.dtype,
-            trust_remote_code=adapter.trust_remote_code,
-            quantization=adapter.quantization,
-        )
-    except (OSError, SafetensorError) as problem:
-        raise InputError(
-            f"--adapter {adapter.directory}: its base {adapter.location} cannot be read ({problem})"
-        ) from problem
+    plain = base.load_base(
+        adapter.location,
+        adapter.dtype,
+        trust_remote_code=adapter.trust_remote_code,
+        quantization=adapter.quantization,
+    )
     adapted = load_adapter(plain.dequantize().float() if adapter.quantization else plain.float(), adapter.directory)
     _untie_adapted(adapted.get_base_model())
     return adapted.merge_and_unload().to(getattr(torch, adapter.dtype))

@@ -97,7 +97,10 @@ def correct(config: Correction) -> dict[str, Any]:
             os.fsync(dataset.fileno())
         num_lines = sum(lengths.values())
         if num_lines == 0:
-            raise InputError(f"{sum(len(games) for _, games in played)} games give no line: {dict(counts)}")
+            logs = ", ".join(map(str, config.games))
+            raise InputError(
+                f"--games {logs}: {sum(len(games) for _, games in played)} games give no line: {dict(counts)}"
+            )
         summary = {
             "config": json.loads(json.dumps(asdict(config), default=str)),
             "logs": [_provenance(path, games) for path, games in played],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from snake_dist.errors import InputError, check_at_least
@@ -200,6 +200,13 @@ def attach(
         named = " ".join(config.target_modules) or ALL_LINEAR
         reason = " ".join(str(problem).split())
         raise InputError(f"--target-modules {named}, --adapter {config.adapter}: PEFT refuses it ({reason})") from None
+
+
+def check_attaches(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Raise InputError if `attach` would. `model` is a copy without weights, on torch's "meta" device."""
+    _check_allowed(model, config, find_targets(model, config.target_modules, with_matrices=config.adapter != "adalora"))
+    # PiSSA would decompose weights, which the copy does not have; its layers are LoRA's.
+    attach(model, replace(config, adapter="lora") if config.adapter == "pissa" else config, num_steps=1000)
 
 
 def _check_allowed(model: PreTrainedModel, config: AdapterConfig, targets: Targets) -> None:

@@ -14,7 +14,7 @@ from snake_dist.model import smollm2
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def find_base(config: ModelConfig) -> str:
     """Return the directory or hub id of the base model, after reading its configuration.
 
     The embedded model is converted on first use; the weights of other models are not read. Raises InputError
-    if the model does not exist or does not generate text.
+    if the model does not exist, does not generate text, or is quantized already.
     """
     name = config.base_model
     if name == smollm2.NAME:
@@ -47,23 +47,49 @@ def find_base(config: ModelConfig) -> str:
     if directory.is_dir():
         name = str(directory.resolve())
 
-    import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    transformers.logging.set_verbosity_error()
-    try:
-        settings = transformers.AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as problem:
-        reason = " ".join(str(problem).split())
-        raise InputError(
-            f"--base-model {config.base_model!r} cannot be found or read: name {smollm2.NAME}, a local directory "
-            f"with a config.json, or a reachable hub id ({reason[:200]})"
-        ) from None
+    settings = read_config(name, trust_remote_code=config.trust_remote_code)
     if settings.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.trust_remote_code:
         raise InputError(
             f"--base-model {config.base_model!r} is of type {settings.model_type!r}, which is no causal language model"
         )
+    if quantization := getattr(settings, "quantization_config", None):
+        described = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        raise InputError(
+            f"--base-model {config.base_model!r} is quantized already ({described.get('quant_method', 'unknown')}): "
+            "name the unquantized model; --adapter qlora loads it in 4 bits"
+        )
     return name
+
+
+def read_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of a directory or hub id. Raises InputError if it cannot be found or read."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    directory = Path(name)
+    if (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file():
+        raise InputError(
+            f"--base-model {name!r} is an adapter: name its base model here, and the adapter with --init-adapter or "
+            "--player adapter"
+        )
+    try:
+        return transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as problem:  # whatever the libraries make of a user's file
+        if "trust_remote_code" in str(problem):
+            raise InputError(
+                f"--base-model {name!r} brings Python code of its own: add --trust-remote-code if you trust it"
+            ) from None
+        raise InputError(
+            f"--base-model {name!r} cannot be found or read: name {smollm2.NAME}, a local directory "
+            f"with a config.json, or a reachable hub id ({in_line(problem)})"
+        ) from None
+
+
+def in_line(problem: Exception) -> str:
+    """Return the message of a library's exception in one line of at most 200 characters."""
+    return (" ".join(str(problem).split()) or type(problem).__name__)[:200]
 
 
 @dataclass(frozen=True)
@@ -80,16 +106,8 @@ class ModelShape:
 
 
 def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
-    """Return the shape of the model at `location` (from `find_base`). Raises InputError if it is quantized already."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
-    if quantization := getattr(config, "quantization_config", None):
-        described = quantization if isinstance(quantization, dict) else quantization.to_dict()
-        raise InputError(
-            f"--base-model {location!r} is quantized already ({described.get('quant_method', 'unknown')}): name the "
-            "unquantized model; --adapter qlora loads it in 4 bits"
-        )
+    """Return the shape of the model at `location` (from `find_base`)."""
+    config = read_config(location, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
     max_positions, vocab_size = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
@@ -150,29 +168,35 @@ def load_base(
 
     With `quantization` "nf4" its linear layers but the output head are in 4 bits (NormalFloat, the scales
     quantized again: QLoRA, Dettmers et al., 2023); `device` quantizes while it loads. The 4-bit numbers are
-    stored in elements of `dtype`, the compute dtype, since ZeRO-3 shards no others.
+    stored in elements of `dtype`, the compute dtype, since ZeRO-3 shards no others. Raises InputError if the weights
+    cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     element = getattr(torch, dtype)
     torch.backends.cuda.enable_cudnn_sdp(False)  # on a GPU it takes 0.1 s for every length that it has not met
-    if quantization is None:
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=element, trust_remote_code=trust_remote_code)
-        return model.to(device or "cpu")
-    model = AutoModelForCausalLM.from_pretrained(
-        location,
-        dtype=element,
-        trust_remote_code=trust_remote_code,
-        device_map={"": device or torch.device("cpu")},
-        quantization_config=BitsAndBytesConfig(
+    options: dict[str, Any] = {"dtype": element, "trust_remote_code": trust_remote_code}
+    if quantization is not None:
+        options["device_map"] = {"": device or torch.device("cpu")}
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=element,
             bnb_4bit_quant_storage=element,
-        ),
-    )
+        )
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(location, **options, output_loading_info=True)
+    except Exception as problem:  # whatever the libraries make of a user's files
+        raise InputError(f"--base-model {location}: its weights cannot be loaded ({in_line(problem)})") from problem
+    if missing := sorted(loaded["missing_keys"]):
+        raise InputError(
+            f"--base-model {location}: its files lack {len(missing)} of the model's weights, which would be random: "
+            f"the first is {missing[0]}"
+        )
+    if quantization is None:
+        return model.to(device or "cpu")
     keep_storage_layout(model)
     return model
 
@@ -194,9 +218,8 @@ def load_tokenizer(location: str, *, trust_remote_code: bool = False) -> PreTrai
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as problem:
-        reason = " ".join(str(problem).split())
-        raise InputError(f"--base-model {location!r} has no readable tokenizer ({reason[:200]})") from None
+    except Exception as problem:  # whatever the libraries make of a user's files
+        raise InputError(f"--base-model {location!r} has no readable tokenizer ({in_line(problem)})") from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"--base-model {location!r}: its tokenizer has no end-of-sequence token")
     return tokenizer

@@ -22,12 +22,10 @@ _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "dense_
 
 def describe_model(model_config: base.ModelConfig, adapter: adapters.AdapterConfig) -> ModelSizes:
     """Return the sizes of a base model with its adapter, from its configuration alone. Raises InputError."""
-    import transformers
-
     base.quieten_libraries()
     remote_code = model_config.trust_remote_code
     location = base.find_base(model_config)
-    config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=remote_code)
+    config = base.read_config(location, trust_remote_code=remote_code)
     return sizes_of(config, adapter, trust_remote_code=remote_code)
 
 

@@ -27,6 +27,7 @@ from snake_dist.data.sources import resolve_paths, split_weight
 from snake_dist.data.templates import check_template
 from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
+from snake_dist.model.usable import check_usable
 from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import RunConfig, check_run_config, check_sinks
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
@@ -144,6 +145,7 @@ def _prepare_run(
     location = agree(world, partial(base.find_base, config.model), on_each_node=True)
     remote_code = config.model.trust_remote_code
     shape = base.model_shape(location, trust_remote_code=remote_code)
+    agree(world, partial(_check_model, config, location), on_each_node=True)
     tokenizer = base.load_tokenizer(location, trust_remote_code=remote_code)
     agree(world, partial(check_template, tokenizer, config.data.template))
     init_adapter = agree(world, partial(_init_adapter_digest, config, shape.revision))
@@ -189,6 +191,12 @@ def _prepare_run(
         lock=None,
         watchdog=watchdog,
     )
+
+
+def _check_model(config: RunConfig, location: str) -> None:
+    """Raise InputError if the base model cannot be used or adapted, before anything takes long."""
+    model = check_usable(location, trust_remote_code=config.model.trust_remote_code)
+    adapters.check_attaches(model, config.adapter)
 
 
 def _filled_ds_config(

@@ -18,7 +18,7 @@ from snake_dist.model.adapters import (
     check_adapter_config,
     rank_schedule,
 )
-from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base, model_shape
+from snake_dist.model.base import ModelConfig, choose_dtype, find_base, load_base
 from snake_dist.zero.engine import check_dtype_here
 from tests.support.tiny_models import tiny_llama, tiny_model
 
@@ -181,7 +181,7 @@ def test_base_that_is_quantized_already_is_refused(tmp_path):
     config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"is quantized already \(gptq\)"):
-        model_shape(str(tmp_path))
+        find_base(ModelConfig(str(tmp_path)))
 
 
 @pytest.mark.parametrize("modules", [(), ("q_proj", "k_proj")])

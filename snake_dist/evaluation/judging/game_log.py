@@ -72,7 +72,7 @@ def read_log(path: Path, *, check: bool) -> list[tuple[Header, Episode]]:
     """Return the games of a file, in its order, without a torn last line, which a killed process may leave.
 
     With `check` every game is replayed. Raises InputError naming file and line for a line that is not a game, or
-    whose moves do not give its result.
+    whose moves do not give its result, and with `check` for a file without a game.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -86,6 +86,8 @@ def read_log(path: Path, *, check: bool) -> list[tuple[Header, Episode]]:
             raise InputError(f"{path}:{number}: not a game's log ({type(problem).__name__}: {problem})") from None
         if check and (fault := _fault(*games[-1])):
             raise InputError(f"{path}:{number}: {fault}")
+    if check and not games:
+        raise InputError(f"{path}: has no game")
     return games
 
 

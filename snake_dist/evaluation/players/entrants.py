@@ -28,6 +28,7 @@ from snake_dist.evaluation.players.vllm_model import uses_vllm
 from snake_dist.files import ADAPTER_DIR
 from snake_dist.heuristics.policies import POLICIES, check_plays_on
 from snake_dist.model import base, smollm2
+from snake_dist.model.usable import check_usable
 from snake_dist.styles.catalog import check_style, prompt_style
 
 LADDER = ("random-legal", "greedy", "bfs", "bfs-safe", "hamiltonian")
@@ -199,6 +200,7 @@ def _base(options: PlayerOptions) -> Entrant:
     name, remote = options.base_model or smollm2.NAME, options.trust_remote_code
     style, template = options.style or DEFAULT_STYLE, options.template or "plain"
     location = base.find_base(base.ModelConfig(name, trust_remote_code=remote))
+    check_usable(location, trust_remote_code=remote)
     check_template(base.load_tokenizer(location, trust_remote_code=remote), template)
     identity = f"{location}, {_prompts(style, template)}, {BASE_MAX_NEW_TOKENS} tokens"
     load = partial(load_base_player, name, style, template, trust_remote_code=remote)

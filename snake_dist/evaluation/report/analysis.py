@@ -61,7 +61,7 @@ def analyse(config: Analysis) -> str:
         raise InputError("--adapter: needs --policy, the heuristic that the replies are compared with")
     games = [game for path in config.games for game in read_log(path, check=True)]
     if not games:
-        raise InputError(f"{config.games[0]}: has no game")
+        raise InputError("--games: name one log of games or more")
     replies = [] if config.policy is None else list(_compared(games, config.policy))
     parts = ["Where games were lost", _losses(games, replies, config.policy)]
     if trained is not None:
