@@ -9,8 +9,11 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,6 +36,36 @@ LOCK, OWNER = ".run.lock", ".run.owner"
 
 # A report's directory.
 REPORT, PAGE, GAMES_DIR = "report.json", "report.html", "games"
+
+
+@lru_cache(maxsize=1)
+def user_cache() -> Path:
+    """Return this user's cache directory, or one for temporary files, with a notice, where that cannot be written.
+
+    Containers and compute nodes have users without a name, without a home, or with one that is mounted read-only.
+    Raises InputError if neither can be written.
+    """
+    import platformdirs
+
+    try:
+        path = platformdirs.user_cache_path("snake_dist")
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+        problem: Exception = PermissionError(f"{path} is not yours to write")
+    except (OSError, RuntimeError) as found:  # RuntimeError: there is no home
+        problem = found
+    instead = Path(tempfile.gettempdir()) / f"snake_dist-{os.getuid()}"
+    advice = "XDG_CACHE_HOME names another directory"
+    try:
+        instead.mkdir(mode=0o700, exist_ok=True)
+        if instead.stat().st_uid != os.getuid():
+            raise PermissionError(f"{instead} is not yours")
+    except OSError as second:
+        raise InputError(f"no directory for caches ({problem}; {second}): {advice}") from None
+    if os.environ.get("RANK", "0") == "0":
+        print(f"notice: caches go to {instead} ({problem}): {advice}", file=sys.stderr)
+    return instead
 
 
 @contextmanager

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 
 import pytest
 
+from snake_dist import files
+from snake_dist.errors import InputError
 from snake_dist.files import broken_files, new_directory, write_json_atomically
 
 
@@ -80,3 +83,31 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json_atomically(path, {"a": object()})
     assert path.read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_a_cache_that_cannot_be_written_gives_way_with_a_notice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("RANK", raising=False)
+    instead = tmp_path / f"snake_dist-{os.getuid()}"
+    for home, reason in ((None, "home"), ("/proc", "/proc")):  # none at all, and one in which nobody can write
+        files.user_cache.cache_clear()
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(
+            os.path, "expanduser", lambda path, home=home: path if home is None else path.replace("~", home)
+        )
+        assert files.user_cache() == instead
+        assert instead.stat().st_mode & 0o777 == 0o700
+        notice = capsys.readouterr().err
+        assert notice.startswith(f"notice: caches go to {instead} (")
+        assert reason in notice
+        assert "XDG_CACHE_HOME names another directory" in notice
+    files.user_cache.cache_clear()
+    instead.rmdir()
+    instead.write_text("")
+    with pytest.raises(InputError, match="no directory for caches .*: XDG_CACHE_HOME names another directory"):
+        files.user_cache()
+    monkeypatch.undo()
+    files.user_cache.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert files.user_cache() == tmp_path / "own" / "snake_dist"
+    files.user_cache.cache_clear()

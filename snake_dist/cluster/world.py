@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from snake_dist.cluster.srun import is_srun, meeting_point, tasks_of_node
 from snake_dist.cores import usable_cores
 from snake_dist.errors import InputError, RankError
 
@@ -50,7 +51,7 @@ def world_from_environment() -> World:
 
     Raises InputError if a value is not a number or the rank is outside the world.
     """
-    under_srun = "RANK" not in os.environ and "SLURM_STEP_ID" in os.environ
+    under_srun = "RANK" not in os.environ and is_srun()
     names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS") if under_srun else ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     values = [os.environ.get(name, default) for name, default in zip(names, ("0", "0", "1"), strict=True)]
     if not all(value.isdigit() for value in values):
@@ -58,6 +59,7 @@ def world_from_environment() -> World:
     # torchrun's name, DeepSpeed's, srun's.
     local_names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
     local_size = next((os.environ[name] for name in local_names if os.environ.get(name, "").isdigit()), values[2])
+    local_size = (tasks_of_node() if under_srun else "") or local_size
     rank, local_rank, size = map(int, values)
     world = World(rank, local_rank, size, min(int(local_size), size))
     if world.rank >= world.size:
@@ -65,6 +67,22 @@ def world_from_environment() -> World:
             f"environment: {names[0]}={world.rank} is outside a world of {names[2]}={world.size} processes"
         )
     return world
+
+
+def _set_meeting_point(world: World) -> None:
+    """Set MASTER_ADDR and MASTER_PORT where the launcher did not. Raises InputError where they cannot be known."""
+    if world.size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    elif is_srun():
+        host, port = meeting_point()
+        os.environ.setdefault("MASTER_ADDR", host)
+        os.environ.setdefault("MASTER_PORT", port)
+    elif missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise InputError(
+            f"environment: WORLD_SIZE={world.size} without {' and '.join(missing)}: start the ranks with deepspeed, "
+            "torchrun or srun"
+        )
 
 
 def start_process_group(world: World) -> None:
@@ -79,9 +97,7 @@ def start_process_group(world: World) -> None:
         return
     _share_cores(world)
     os.environ.update(RANK=str(world.rank), LOCAL_RANK=str(world.local_rank), WORLD_SIZE=str(world.size))
-    if world.size == 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    _set_meeting_point(world)
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"

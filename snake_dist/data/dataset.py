@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import platformdirs
 
 from snake_dist.data.packing import Example
 from snake_dist.data.sources import resolve_paths
 from snake_dist.data.templates import Template
 from snake_dist.data.tokenization import INDEX_DTYPE, NOT_TRAINED, tokenize
+from snake_dist.files import user_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,7 +131,7 @@ class TokenizedDataset:
 
 def dataset_cache() -> Path:
     """Return this user's directory of tokenized data sets."""
-    return platformdirs.user_cache_path("snake_dist") / "datasets"
+    return user_cache() / "datasets"
 
 
 def open_dataset(

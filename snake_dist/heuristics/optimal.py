@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from snake_dist.errors import InputError
+from snake_dist.files import user_cache
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import legal_moves
 
@@ -211,7 +211,7 @@ def solution_of(grid_size: int) -> Solution:
     """Return the solution of a board from this user's cache; the first process that asks computes it."""
     from filelock import FileLock
 
-    path = platformdirs.user_cache_path("snake_dist") / "optimal" / f"{grid_size}x{grid_size}.npz"
+    path = user_cache() / "optimal" / f"{grid_size}x{grid_size}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():

@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from snake_dist.errors import InputError
-from snake_dist.files import new_directory
+from snake_dist.files import new_directory, user_cache
 
 NAME = "smollm2-135m"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -20,9 +20,7 @@ GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def cached_checkpoint() -> Path:
     """Return the directory of the converted checkpoint; it may not exist yet."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("snake_dist") / "models" / NAME
+    return user_cache() / "models" / NAME
 
 
 def gguf_path() -> Path:

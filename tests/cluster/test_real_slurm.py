@@ -91,6 +91,16 @@ def test_play_py_plays_one_comparison_on_two_nodes(slurm: Cluster, place: Path) 
     assert len((place / "report/games/greedy.jsonl").read_text().splitlines()) == 6
 
 
+def test_srun_alone_starts_ranks_that_meet(slurm: Cluster, place: Path) -> None:
+    games = ("--player", "greedy", "--games", 6, "--grid-size", 5, "--report", place / "report", "--no-ladder")
+    environment = slurm.environment | {"PYTHONPATH": str(ROOT)}
+    command = ["srun", "-N", "1", "-n", "2", f"--chdir={place}", sys.executable, ROOT / "launcher/play.py", *games]
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("apples per game") == 1
+    assert len((place / "report/games/greedy.jsonl").read_text().splitlines()) == 6
+
+
 def hold_with_its_port(slurm: Cluster, place: Path) -> tuple[str, socket.socket]:
     """Queue place/script, held, and bind the first port that its job would take, which follows from the job's id."""
     while True:

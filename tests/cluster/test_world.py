@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from snake_dist.cluster.srun import meeting_point
 from snake_dist.cluster.world import (
     World,
     agree,
@@ -29,8 +30,16 @@ def environment(monkeypatch):
         "SLURM_NTASKS_PER_NODE",
         "LOCAL_WORLD_SIZE",
         "LOCAL_SIZE",
+        "SLURM_STEP_TASKS_PER_NODE",
+        "SLURM_NODEID",
+        "SLURM_STEP_NODELIST",
+        "SLURM_STEP_NUM_NODES",
+        "SLURM_JOB_ID",
+        "MASTER_ADDR",
+        "MASTER_PORT",
     ):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what a test sets by other means is gone afterwards
+        monkeypatch.delenv(name)
     return monkeypatch
 
 
@@ -48,6 +57,35 @@ def test_rank_facts_come_from_whichever_launcher(environment):
     for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
         environment.setenv(name, value)
     assert world_from_environment() == World(3, 1, 4, local_size=2)
+
+
+def test_srun_alone_says_where_ranks_meet_and_how_many_a_node_has(environment):
+    for name, value in (("SLURM_STEP_ID", "2"), ("SLURM_PROCID", "6"), ("SLURM_LOCALID", "0"), ("SLURM_NTASKS", "7")):
+        environment.setenv(name, value)
+    environment.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x3),1")
+    environment.setenv("SLURM_NODEID", "3")
+    assert world_from_environment() == World(6, 0, 7, local_size=1)
+    environment.setenv("SLURM_NODEID", "0")
+    assert world_from_environment().local_size == 2
+    environment.setenv("SLURM_JOB_ID", "41")
+    environment.setenv("SLURM_STEP_NUM_NODES", "4")
+    for nodes, first in (("gpu[007-009,12]", "gpu007"), ("a1,b[1-3]", "a1"), ("node-3", "node-3")):
+        environment.setenv("SLURM_STEP_NODELIST", nodes)
+        assert meeting_point() == (first, str(20000 + (1009 * 41 + 2) % 10000))
+    environment.setenv("SLURM_STEP_NUM_NODES", "1")
+    assert meeting_point()[0] == "127.0.0.1"
+
+
+def test_a_shell_of_salloc_is_one_rank(environment):
+    for name, value in (("SLURM_STEP_ID", "4294967290"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")):
+        environment.setenv(name, value)
+    assert world_from_environment() == World(0, 0, 1, local_size=1)
+
+
+def test_ranks_that_nobody_told_where_to_meet_are_named(environment):
+    environment.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT: start the ranks with dee"):
+        start_process_group(world_from_environment())
 
 
 def test_impossible_rank_facts_are_named(environment):
