@@ -12,7 +12,7 @@ from tests.support.ranks import run_on_ranks
 from tests.support.runs import tiny_config, train_each, uneven_data
 from tests.support.tiny_models import tiny_llama
 
-ADAPTERS = ["lora", "qlora", "adalora", "dora"]
+ADAPTERS = ["lora", "qlora", "adalora", "dora", "rslora", "pissa"]
 OFFLOAD = {"device": "cpu"}
 ZERO = {
     "zero0": {"stage": 0},
