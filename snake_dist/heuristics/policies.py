@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.game.rules import legal_moves, random_below
+from snake_dist.heuristics.cell_tree import cell_tree_move, check_is_cellular, is_cellular
 from snake_dist.heuristics.hamiltonian import hamiltonian_move, shortcut_move
 from snake_dist.heuristics.optimal import check_is_solved, is_solved, optimal_move
 from snake_dist.heuristics.search import apple_distance, safe_first_moves, shortest_path, tail_distances
@@ -99,6 +100,11 @@ def hamiltonian_shortcuts(state: State) -> Move:
     return shortcut_move(state) or bfs_safe(state)
 
 
+def cell_tree(state: State) -> Move:
+    """Return the move of the cell tree's shortest way; for a snake that does not keep its rules, that of bfs-safe."""
+    return cell_tree_move(state) or bfs_safe(state)
+
+
 POLICIES: dict[str, Callable[[State], Move]] = {
     "random-legal": random_legal,
     "greedy": greedy,
@@ -109,7 +115,10 @@ POLICIES: dict[str, Callable[[State], Move]] = {
     "hamiltonian": hamiltonian,
     "hamiltonian-shortcuts": hamiltonian_shortcuts,
     "optimal": optimal_move,
+    "cell-tree": cell_tree,
 }
+_BOARDS = {"optimal": (is_solved, check_is_solved), "cell-tree": (is_cellular, check_is_cellular)}
+"""Policies of some boards alone: whether it is one, and the check."""
 if TYPE_CHECKING:
     PolicyName = str
 else:  # flags list their choices by it
@@ -124,13 +133,13 @@ def check_policy(name: str) -> None:
 
 def plays_on(name: str, grid_size: int, mode: str) -> bool:
     """Return whether the policy knows a move on every position of such boards."""
-    return name != "optimal" or is_solved(grid_size, mode)
+    return _BOARDS[name][0](grid_size, mode) if name in _BOARDS else True
 
 
 def check_plays_on(name: str, grid_size: int, mode: str) -> None:
     """Raise InputError unless the policy knows a move on every position of such boards."""
-    if name == "optimal":
-        check_is_solved(grid_size, mode)
+    if name in _BOARDS:
+        _BOARDS[name][1](grid_size, mode)
 
 
 def _after(state: State, move: Move) -> Cell:
