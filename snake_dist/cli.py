@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,17 @@ def parse_dataclass(config_class: type[Config], argv: Sequence[str]) -> Config:
     raise InputError(" ".join(message[:rule]) or printed.getvalue().strip())
 
 
+@contextlib.contextmanager
+def _disk_errors_in_a_line() -> Iterator[None]:
+    """Raise what a full, broken or read-only disk ends in as a RankError."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise RankError(str(problem)) from problem
+
+
 def run_launcher(main: Any) -> None:
     """Run a launcher's `main(argv)`; exit with an InputError's code after rank 0 printed it as one line.
 
@@ -51,7 +63,8 @@ def run_launcher(main: Any) -> None:
     from snake_dist.cluster.world import world_from_environment
 
     try:
-        main(sys.argv[1:])
+        with _disk_errors_in_a_line():
+            main(sys.argv[1:])
     except InputError as problem:
         prints_first = True
         with contextlib.suppress(InputError):

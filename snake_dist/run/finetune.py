@@ -155,8 +155,10 @@ def finish(session: Session, facts: RunFacts, training: TrainingSummary, played:
     """Write the report and summary.json, and print the summary; return it."""
     run = session.run
     summary: Summary = {**facts, "training": training, **played}
-    metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
-    if run.world.is_main:
+
+    def write() -> Summary:
+        metrics.log(run.num_steps, flatten(summary.get("play", {}), "play"))
+        metrics.check()
         if "play" in summary:
             page = write_run_report(run, summary["play"])
             metrics.log_page(run.num_steps, page)
@@ -166,8 +168,10 @@ def finish(session: Session, facts: RunFacts, training: TrainingSummary, played:
             metrics.log_artifact(artifact)
         metrics.close()
         print(render_summary(summary), flush=True)
-    session.status.write("finished")
-    return summary
+        session.status.write("finished")
+        return summary
+
+    return agree(run.world, write)
 
 
 def end_stopped(session: Session, facts: RunFacts, training: TrainingSummary, metrics: SilentLog) -> Summary:
@@ -176,6 +180,7 @@ def end_stopped(session: Session, facts: RunFacts, training: TrainingSummary, me
     reason = f"asked to stop by {session.stop.signal_name or 'a signal to another rank'}"
     session.status.write("stopped", reason)
     metrics.close()
+    agree(run.world, metrics.check)
     if run.world.is_main:
         print(
             f"stopped after step {step} of {run.num_steps} ({reason}); the same command with "

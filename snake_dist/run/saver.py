@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.checkpoint.writer import CheckpointWriter
@@ -41,8 +40,8 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this rank's last commit failed; `wait` raises its error."""
-        return self._writer.has_failed
+        """Whether this rank's last commit failed, or its log; `wait` raises the error."""
+        return self._writer.has_failed or self._metrics.has_failed
 
     def save(self, step: int, held_out: Metrics, seconds: float, *, is_end: bool) -> None:
         """Save the state after `step` steps, unless it is saved; durable when this returns if it `is_end`.
@@ -79,5 +78,10 @@ class Saver:
         self._metrics.log(step, {"checkpoint/stall_s": time.perf_counter() - started, "checkpoint/bytes": size})
 
     def wait(self) -> None:
-        """Wait until rank 0's last commit is durable; what it failed with is raised on all ranks."""
-        agree(self._run.world, partial(self._writer.wait, self._while_waiting))
+        """Wait until rank 0's last commit is durable; what it or the log failed with is raised on all ranks."""
+
+        def wait() -> None:
+            self._writer.wait(self._while_waiting)
+            self._metrics.check()
+
+        agree(self._run.world, wait)

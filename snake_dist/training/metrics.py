@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -34,6 +36,11 @@ class SilentLog:
     """The metrics log of every rank but 0: it takes the same calls and writes nothing."""
 
     wandb_run_id: str | None = None
+    has_failed = False
+    """Whether something that was logged could not be written; `check` raises the error."""
+
+    def check(self) -> None:
+        """Raise the OSError of the first line that could not be written, if any."""
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Log the metrics of one step."""
@@ -67,15 +74,28 @@ class MetricsLog(SilentLog):
         wandb_run_id: str | None = None,
     ) -> None:
         self.wandb_run_id = wandb_run_id
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path = path
+        self._error: OSError | None = None
+        self._file = path.open("ab", buffering=0)  # what a full disk refuses must not come up again at the end
         self._sinks = sinks
         self._num_steps = num_steps
         self._first_timed: tuple[int, float] | None = None
         self._is_estimated = False
         self._bar = tqdm(total=num_steps, desc="training", unit="step", dynamic_ncols=True, initial=first_step)
 
+    @property
+    def has_failed(self) -> bool:  # type: ignore[override]
+        return self._error is not None
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
     def log(self, step: int, metrics: Metrics) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        line = json.dumps({"step": step, **metrics}).encode() + b"\n"
+        with self._keeping_error():
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for sink in self._sinks:
             sink.call(lambda each: each.log(step, metrics))
         if LOSS in metrics:
@@ -111,7 +131,16 @@ class MetricsLog(SilentLog):
             sink.call(lambda each: each.log_artifact(artifact))
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with self._keeping_error():
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        """Keep an OSError, rank 0's alone, until all ranks raise it together."""
+        try:
+            yield
+        except OSError as problem:
+            self._error = self._error or OSError(problem.errno, problem.strerror, str(self._path))
 
     def close_bar(self) -> None:
         self._bar.close()

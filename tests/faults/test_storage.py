@@ -156,6 +156,22 @@ def test_07_disk_full(tmp_path, llama_dir, data, oracle):
             subprocess.run(["umount", str(run)], check=True)
 
 
+@pytest.mark.parametrize(("name", "after"), [("metrics.jsonl", 4), ("adapter.jsonl", 2)])
+def test_07_a_full_disk_under_a_log_ends_all_ranks_in_one_line(tmp_path, llama_dir, data, oracle, name, after):
+    run = tmp_path / "run"
+    flags = flags_of(llama_dir, data, run, play_games=3)
+    done = launch(flags, 2, tmp_path / "logs", [(0, faults.full_disk_for, (name, after))])
+    assert done.codes == [2, 2], done.printed()
+    assert "Traceback" not in done.printed(), done.printed()
+    [error] = errors_of(done.printed())
+    assert "No space left on device" in error
+    assert name in error
+    assert status_of(run)["state"] == "failed"
+    again = launch(flags, 2, tmp_path / "logs-again")
+    assert again.codes == [0, 0], again.printed()
+    check_equal(run, oracle / "run")
+
+
 def test_08_read_only_output_fails_before_the_model_loads(tmp_path, llama_dir, data):
     done = launch(flags_of(llama_dir, data, Path("/proc/self/run")), 2, tmp_path / "logs", [(0, no_model, ())])
     assert done.codes == [2, 2]

@@ -37,6 +37,27 @@ def at_step(step: int, action: Callable[..., None], *args: Any) -> None:
     replace(loop, "take_step", take_step)
 
 
+def full_disk_for(name: str, after: int) -> None:
+    """Refuse writes to files of this name, as a full disk does, from the `after`-th unbuffered one that it opens on."""
+    import io
+    from pathlib import Path
+
+    real_open = Path.open
+    writes = {"number": 0}
+
+    class Full(io.FileIO):
+        def write(self, line: Any) -> int:
+            writes["number"] += 1
+            return super().write(line) if writes["number"] < after else super().write(memoryview(line)[:3])
+
+    def open_file(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.name == name and "a" in str(arguments[:1]):
+            return Full(self, "ab")
+        return real_open(self, *arguments, **named)
+
+    replace(Path, "open", open_file)
+
+
 def record_ids(path: str) -> None:
     """Append the examples of every step that this process begins to the file."""
     from snake_dist.training import loop

@@ -5,6 +5,7 @@ docs/evaluation.md defines the fields. A line is written when its game ends, so 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -108,16 +109,20 @@ class GameLog:
                         "name another --report directory, or remove the file"
                     )
                 self.finished[episode.seed] = episode
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         whole = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(whole)
 
     def append(self, episode: Episode) -> None:
-        """Write a finished game through to the disk."""
+        """Write a finished game through to the disk. Raises OSError, with the file's name, if that cannot be done."""
         self.finished[episode.seed] = episode
-        self._file.write(to_line(self._header, episode).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = to_line(self._header, episode).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, self._file.name) from problem
 
     def __enter__(self) -> GameLog:
         return self

@@ -64,13 +64,17 @@ def play_match(
             bar.set_postfix_str(f"{num_moves} moves", refresh=False)
             bar.update(len(games.seeds) - len(missing) + num_finished - bar.n)
 
+        def on_finished(episode: Episode) -> None:
+            """Rank 0 writes the game; that it cannot is every rank's error."""
+            ranks.agree(lambda: log.append(episode) if log is not None else None)
+
         try:
             played = play_games(
                 ranks.spread(entrant.load()),
                 replace(games, seeds=missing),
                 entrant.batch_size,
                 on_progress=show,
-                on_finished=None if log is None else log.append,
+                on_finished=on_finished,
             )
         except KeyboardInterrupt:
             if not is_human or log is None:
