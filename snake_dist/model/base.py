@@ -233,6 +233,7 @@ def quieten_libraries() -> None:
     transformers.logging.disable_progress_bar()
     for library in ("bitsandbytes", "DeepSpeed"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # or each line of wandb's own log that a full disk refuses prints a traceback
     # The users of this program cannot act on warnings about the libraries' next versions.
     warnings.simplefilter("ignore", FutureWarning)
 
