@@ -30,6 +30,33 @@ def test_deepspeed_with_a_hostfile_over_ssh_and_pdsh(tmp_path, llama_dir, data, 
     check_equal(run, oracle / "run")
 
 
+def test_torchrun_across_hosts_over_a_slow_cable(tmp_path, llama_dir, data, oracle, two_hosts):
+    run = tmp_path / "run"
+    if not two_hosts.slow(("netem", "delay", "20ms"), ("tbf", "rate", "8mbit", "burst", "16kb", "latency", "400ms")):
+        pytest.skip("this machine's kernel has neither netem nor tbf")
+    both = (two_hosts.alpha, two_hosts.beta)
+    meeting = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", two_hosts.alpha.address, "--master-port", 29611]
+    logs = [tmp_path / f"log{rank}" for rank in (0, 1)]
+    launched = [
+        host.start(
+            [
+                BIN / "torchrun",
+                *meeting,
+                "--node-rank",
+                rank,
+                ROOT / "launcher/train.py",
+                *flags_of(llama_dir, data, run),
+            ],
+            tmp_path,
+            logs[rank],
+        )
+        for rank, host in enumerate(both)
+    ]
+    for process, log in zip(launched, logs, strict=True):
+        assert process.wait(TIMEOUT_S) == 0, log.read_text()
+    check_equal(run, oracle / "run")
+
+
 def test_a_cable_cut_in_mid_step(tmp_path, llama_dir, data, oracle, two_hosts):
     """No packet says so. Beta's time of day is an hour late, too."""
     run = tmp_path / "run"
