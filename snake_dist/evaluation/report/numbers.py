@@ -33,7 +33,10 @@ def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def render_table(summaries: Mapping[str, PlayerSummary]) -> str:
-    """Return players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline."""
+    """Return players (name -> summary) as an aligned table of `TABLE_WIDTH` columns, without a last newline.
+
+    On a solved board a line for each player follows: what its moves cost against perfect play.
+    """
     rows = [["player", "games", "apples per game", "legal moves %", "valid %", "games ended by"]]
     for name, summary in summaries.items():
         apples, legal = summary["apples"], summary["legal_move_rate"]
@@ -55,7 +58,19 @@ def render_table(summaries: Mapping[str, PlayerSummary]) -> str:
         ends = textwrap.wrap(row[5], max(TABLE_WIDTH - left, 16), break_on_hyphens=False)
         lines.append("  ".join([*cells, ends[0]]))
         lines.extend(" " * left + more for more in ends[1:])
+    lines += _regrets(summaries)
     return "\n".join(lines).replace(_NO_BREAK, " ")
+
+
+def _regrets(summaries: Mapping[str, PlayerSummary]) -> list[str]:
+    lines = []
+    for name, summary in summaries.items():
+        regret = summary.get("regret")
+        if regret is not None and regret["mean_steps"] is not None:
+            best, losing = (f"{regret[rate]['value']:.1%}" for rate in ("optimal_rate", "losing_rate"))
+            steps = f"regret {regret['mean_steps']:.2f} steps a move"
+            lines.append(f"{name}: {steps}, {best} of moves optimal, {losing} give up certainty")
+    return lines
 
 
 def markdown_table(rows: Sequence[Sequence[str]], *, is_padded: bool = False) -> str:
