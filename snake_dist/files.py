@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,7 +38,6 @@ LOCK, OWNER = ".run.lock", ".run.owner"
 REPORT, PAGE, GAMES_DIR = "report.json", "report.html", "games"
 
 
-@lru_cache(maxsize=1)
 def user_cache() -> Path:
     """Return this user's cache directory, or one for temporary files, with a notice, where that cannot be written.
 
@@ -64,8 +63,13 @@ def user_cache() -> Path:
     except OSError as second:
         raise InputError(f"no directory for caches ({problem}; {second}): {advice}") from None
     if os.environ.get("RANK", "0") == "0":
-        print(f"notice: caches go to {instead} ({problem}): {advice}", file=sys.stderr)
+        _notify_once(f"notice: caches go to {instead} ({problem}): {advice}")
     return instead
+
+
+@cache
+def _notify_once(notice: str) -> None:
+    print(notice, file=sys.stderr)
 
 
 @contextmanager

@@ -90,7 +90,6 @@ def test_a_cache_that_cannot_be_written_gives_way_with_a_notice(tmp_path, monkey
     monkeypatch.delenv("RANK", raising=False)
     instead = tmp_path / f"snake_dist-{os.getuid()}"
     for home, reason in ((None, "home"), ("/proc", "/proc")):  # none at all, and one in which nobody can write
-        files.user_cache.cache_clear()
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(
             os.path, "expanduser", lambda path, home=home: path if home is None else path.replace("~", home)
@@ -101,13 +100,10 @@ def test_a_cache_that_cannot_be_written_gives_way_with_a_notice(tmp_path, monkey
         assert notice.startswith(f"notice: caches go to {instead} (")
         assert reason in notice
         assert "XDG_CACHE_HOME names another directory" in notice
-    files.user_cache.cache_clear()
     instead.rmdir()
     instead.write_text("")
     with pytest.raises(InputError, match="no directory for caches .*: XDG_CACHE_HOME names another directory"):
         files.user_cache()
     monkeypatch.undo()
-    files.user_cache.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     assert files.user_cache() == tmp_path / "own" / "snake_dist"
-    files.user_cache.cache_clear()

@@ -69,7 +69,7 @@ def world_from_environment() -> World:
     return world
 
 
-def _set_meeting_point(world: World) -> None:
+def set_meeting_point(world: World) -> None:
     """Set MASTER_ADDR and MASTER_PORT where the launcher did not. Raises InputError where they cannot be known."""
     if world.size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -97,7 +97,7 @@ def start_process_group(world: World) -> None:
         return
     _share_cores(world)
     os.environ.update(RANK=str(world.rank), LOCAL_RANK=str(world.local_rank), WORLD_SIZE=str(world.size))
-    _set_meeting_point(world)
+    set_meeting_point(world)
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"

@@ -9,6 +9,7 @@ from snake_dist.cluster.world import (
     check_gpus_differ,
     gather,
     gpu_index,
+    set_meeting_point,
     start_process_group,
     unused_gpus,
     world_from_environment,
@@ -85,7 +86,7 @@ def test_a_shell_of_salloc_is_one_rank(environment):
 def test_ranks_that_nobody_told_where_to_meet_are_named(environment):
     environment.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="WORLD_SIZE=2 without MASTER_ADDR and MASTER_PORT: start the ranks with dee"):
-        start_process_group(world_from_environment())
+        set_meeting_point(world_from_environment())
 
 
 def test_impossible_rank_facts_are_named(environment):
