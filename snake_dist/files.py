@@ -148,13 +148,21 @@ def write_json_atomically(path: Path, value: object) -> None:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace the file by `text`, durable when this returns."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = temporary_of(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where `write_text_atomically` writes first; a process that is killed there leaves it."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync(path: Path) -> None:

@@ -23,9 +23,13 @@ from snake_dist.files import (
     STATUS,
     SUMMARY,
     lock_directory,
+    temporary_of,
     write_json_atomically,
     write_text_atomically,
 )
+
+_OF_A_BEGINNING = (LOCK, OWNER, temporary_of(Path(STATUS)).name)
+"""What a session leaves that was killed, or found the disk full, before it had a status."""
 
 
 def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None, RunDirLock]:
@@ -37,7 +41,7 @@ def open_run_dir(path: Path, resume: str, warn: Any) -> tuple[Checkpoint | None,
     try:
         path.mkdir(parents=True, exist_ok=True)
         may_continue = resume == "auto" and (path / STATUS).is_file()
-        if not may_continue and any(path.iterdir()):
+        if not may_continue and any(found.name not in _OF_A_BEGINNING for found in path.iterdir()):
             hint = " (--resume auto resumes the run in it)" if (path / STATUS).is_file() else ""
             raise InputError(f"--output-dir {path}: is not empty: name a new or an empty directory{hint}")
         with tempfile.TemporaryFile(dir=path):

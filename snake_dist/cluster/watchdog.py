@@ -105,7 +105,9 @@ class Watchdog:
         if not self._all_tell("failed", text):
             return False
         is_same = self._store.get(f"{self._prefix}/failed/0").decode() == text
-        self._all_tell("heard", "")  # rank 0's process, which may have the store, must not end before
+        # Rank 0's process, which may have the store, must not end before; it may once all have told.
+        with contextlib.suppress(RuntimeError):
+            self._all_tell("heard", "")
         return is_same
 
     def _all_tell(self, what: str, text: str) -> bool:

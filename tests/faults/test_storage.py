@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from snake_dist.checkpoint import checkpoints
+from snake_dist.checkpoint.run_dir import open_run_dir
 from snake_dist.checkpoint.writer import CheckpointWriter
 from snake_dist.errors import InputError, NoGoodCheckpointError
 from snake_dist.files import MANIFEST, sha256_of
@@ -170,6 +171,18 @@ def test_07_a_full_disk_under_a_log_ends_all_ranks_in_one_line(tmp_path, llama_d
     again = launch(flags, 2, tmp_path / "logs-again")
     assert again.codes == [0, 0], again.printed()
     check_equal(run, oracle / "run")
+
+
+def test_07_what_a_session_without_a_status_left_is_no_obstacle(tmp_path):
+    """It was killed, or found the disk full, while it took the directory."""
+    for name in (".run.lock", ".run.owner", ".status.json.tmp"):
+        (tmp_path / name).write_text("")
+    found, lock = open_run_dir(tmp_path, "auto", pytest.fail)
+    assert found is None
+    lock.release()
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match="is not empty: name a new or an empty directory"):
+        open_run_dir(tmp_path, "auto", pytest.fail)
 
 
 def test_08_read_only_output_fails_before_the_model_loads(tmp_path, llama_dir, data):
