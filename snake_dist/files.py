@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import FileIO
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -158,6 +160,17 @@ def write_text_atomically(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def append_line(file: FileIO, line: bytes, *, durable: bool = False) -> None:
+    """Write the line to an unbuffered file. Raises OSError, with the file's name, unless all of it was written."""
+    try:
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if durable:
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, file.name) from problem
 
 
 def temporary_of(path: Path) -> Path:

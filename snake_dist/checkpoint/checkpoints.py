@@ -11,7 +11,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -139,13 +140,29 @@ def choose(run_dir: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint. Raises InputError if they cannot be read."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with _readable(checkpoint) as path:
+        return load_file(path)
+
+
+def read_names(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of a checkpoint's tensors, without reading them. Raises InputError if that cannot be done."""
+    from safetensors import safe_open
+
+    with _readable(checkpoint) as path, safe_open(path, framework="np") as tensors:
+        return list(tensors.keys())
+
+
+@contextmanager
+def _readable(checkpoint: Checkpoint) -> Iterator[Path]:
+    from safetensors import SafetensorError
+
+    path = checkpoint.path / TENSORS
     try:
-        return load_file(checkpoint.path / TENSORS)
+        yield path
     except (OSError, SafetensorError) as problem:
-        raise InputError(f"{checkpoint.path / TENSORS}: cannot be read ({problem})") from None
+        raise InputError(f"{path}: cannot be read ({problem})") from None
 
 
 def prune(run_dir: Path, keep: int, best_by: str) -> None:

@@ -29,8 +29,8 @@ def cell_tree_move(state: State) -> Move | None:
     Raises InputError unless `is_cellular` the board.
     """
     check_is_cellular(state.grid_size, state.mode)
-    parents = _parents(state)
-    if parents is None:
+    parents = _tree_of(state.body)
+    if not _keeps_to_rules(state, parents):
         return None
     length, apple = len(state.body), state.apple
     steps, before = _reach(state, state.body, parents)
@@ -42,7 +42,7 @@ def cell_tree_move(state: State) -> Move | None:
         path = _path(before, cut_off[0]) if cut_off else path
     else:  # the longest way there is, until the tail has made room
         path = _path(before, next(reversed(steps)))
-    return next((move for move, there in _roads(state)[state.head] if path and there == path[0]), None)
+    return next((move for move, there in _roads_of(state.grid_size)[state.head] if path and there == path[0]), None)
 
 
 def check_is_cellular(grid_size: int, mode: str) -> None:
@@ -54,10 +54,6 @@ def check_is_cellular(grid_size: int, mode: str) -> None:
 def is_cellular(grid_size: int, mode: str) -> bool:
     """Return whether 2 x 2 cells cover the board."""
     return grid_size % 2 == 0 and mode == "classic"
-
-
-def _roads(state: State) -> Roads:
-    return _roads_of(state.grid_size)
 
 
 @lru_cache(maxsize=32)
@@ -77,17 +73,16 @@ def _cell(place: Cell) -> Cell:
     return place[0] // 2, place[1] // 2
 
 
-def _parents(state: State) -> dict[Cell, Cell] | None:
-    """Return `_tree_of` the body; None if it lies against the roads, or entered a cell against the rules."""
-    roads, walked = _roads(state), state.body[::-1]
-    parents: dict[Cell, Cell] = {_cell(walked[0]): _cell(walked[0])}
-    for place, there in pairwise(walked):
+def _keeps_to_rules(state: State, parents: dict[Cell, Cell]) -> bool:
+    """Return whether the body lies along the roads and entered only its own cell, its parent or one without body."""
+    roads = _roads_of(state.grid_size)
+    for place, there in pairwise(state.body[::-1]):
         own, entered = _cell(place), _cell(there)
         if there not in [led for _, led in roads[place]]:
-            return None
-        if entered != own and parents.setdefault(entered, own) != own and parents[own] != entered:
-            return None
-    return parents
+            return False
+        if entered != own and parents[entered] != own and parents[own] != entered:
+            return False
+    return True
 
 
 def _tree_of(body: tuple[Cell, ...]) -> dict[Cell, Cell]:
@@ -102,7 +97,7 @@ def _tree_of(body: tuple[Cell, ...]) -> dict[Cell, Cell]:
 
 def _reach(state: State, body: tuple[Cell, ...], parents: dict[Cell, Cell]) -> tuple[dict[Cell, int], dict[Cell, Cell]]:
     """Return (place -> steps to it, nearest first, the head left out; place -> the one before it on that way)."""
-    roads = _roads(state)
+    roads = _roads_of(state.grid_size)
     free_at = {place: len(body) - i for i, place in enumerate(body)}
     steps, before = {body[0]: 0}, {}
     waiting = deque([body[0]])

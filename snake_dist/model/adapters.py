@@ -202,11 +202,18 @@ def attach(
         raise InputError(f"--target-modules {named}, --adapter {config.adapter}: PEFT refuses it ({reason})") from None
 
 
+def attach_to_shapes(model: PreTrainedModel, config: AdapterConfig) -> PeftModel:
+    """Return a copy without weights, on torch's "meta" device, with the adapter, as `attach` does.
+
+    PiSSA would decompose weights, which the copy does not have; its layers are LoRA's.
+    """
+    return attach(model, replace(config, adapter="lora") if config.adapter == "pissa" else config, num_steps=1000)
+
+
 def check_attaches(model: PreTrainedModel, config: AdapterConfig) -> None:
-    """Raise InputError if `attach` would. `model` is a copy without weights, on torch's "meta" device."""
+    """Raise InputError if `attach` would. `model` is a copy as `attach_to_shapes` takes."""
     _check_allowed(model, config, find_targets(model, config.target_modules, with_matrices=config.adapter != "adalora"))
-    # PiSSA would decompose weights, which the copy does not have; its layers are LoRA's.
-    attach(model, replace(config, adapter="lora") if config.adapter == "pissa" else config, num_steps=1000)
+    attach_to_shapes(model, config)
 
 
 def _check_allowed(model: PreTrainedModel, config: AdapterConfig, targets: Targets) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snake_dist.errors import InputError
@@ -43,9 +42,7 @@ def sizes_of(
         num_base = sum(parameter.numel() for parameter in model.parameters())
         head = model.get_output_embeddings()
         tied = head is not None and head.weight is model.get_input_embeddings().weight
-        # PiSSA would decompose weights, which the copy does not have; its shapes are LoRA's.
-        shaped = replace(adapter, adapter="lora") if adapter.adapter == "pissa" else adapter
-        model = adapters.attach(model, shaped, num_steps=1000)
+        model = adapters.attach_to_shapes(model, adapter)
     text = config.get_text_config()
     layers = next(
         (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from snake_dist.checkpoint.checkpoints import read_tensors
+from snake_dist.checkpoint.checkpoints import read_names, read_tensors
 from snake_dist.checkpoint.run_dir import copy_metrics
 from snake_dist.cluster.world import agree
 from snake_dist.files import METRICS
@@ -58,7 +58,7 @@ def trained_names(run: Run) -> list[str] | None:
     if checkpoint is None:
         return None
     prefix = f"{MASTER}/"
-    names = agree(run.world, lambda: list(read_tensors(checkpoint)))
+    names = agree(run.world, lambda: read_names(checkpoint))
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 

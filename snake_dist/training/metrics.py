@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import Final
 
 from tqdm import tqdm
 
+from snake_dist.files import append_line
 from snake_dist.training.sinks import Artifact, SinkThread, close_all
 
 Metrics = dict[str, float]
@@ -92,10 +92,8 @@ class MetricsLog(SilentLog):
             raise self._error
 
     def log(self, step: int, metrics: Metrics) -> None:
-        line = json.dumps({"step": step, **metrics}).encode() + b"\n"
         with self._keeping_error():
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            append_line(self._file, json.dumps({"step": step, **metrics}).encode() + b"\n")
         for sink in self._sinks:
             sink.call(lambda each: each.log(step, metrics))
         if LOSS in metrics:

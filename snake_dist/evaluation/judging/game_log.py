@@ -5,9 +5,7 @@ docs/evaluation.md defines the fields. A line is written when its game ends, so 
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 
 from snake_dist.errors import InputError
 from snake_dist.evaluation.judging.episodes import Episode, Games
+from snake_dist.files import append_line
 from snake_dist.game.board import Cell, End, Move, State
 from snake_dist.game.rules import check_game_options, end_game, new_game, step
 from snake_dist.styles.style import Claim
@@ -116,13 +115,7 @@ class GameLog:
     def append(self, episode: Episode) -> None:
         """Write a finished game through to the disk. Raises OSError, with the file's name, if that cannot be done."""
         self.finished[episode.seed] = episode
-        line = to_line(self._header, episode).encode() + b"\n"
-        try:
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as problem:
-            raise OSError(problem.errno, problem.strerror, self._file.name) from problem
+        append_line(self._file, to_line(self._header, episode).encode() + b"\n", durable=True)
 
     def __enter__(self) -> GameLog:
         return self
