@@ -149,7 +149,7 @@ def write_json_atomically(path: Path, value: object) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace the file by `text`, durable when this returns."""
+    """Replace the file by `text`, durable when this returns. Raises OSError with the file's name."""
     temporary = temporary_of(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -157,6 +157,8 @@ def write_text_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, str(path)) from problem
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)

@@ -84,28 +84,31 @@ class Watchdog:
     def explained(self, problem: BaseException, place: str = "") -> BaseException:
         """Return `problem`, or for a lost connection a RankError that names the lost rank, on the rank that says it.
 
-        Of an InputError that all ranks raise alike, rank 0's alone keeps its message.
+        Any other error of this rank alone is told to the others, which lose their connection to it. Of one that all
+        ranks raise alike, bad input or a full disk, rank 0's alone keeps its message.
         """
-        if self.world.size == 1 or self._closed.is_set():
+        if self.world.size == 1 or self._closed.is_set() or not isinstance(problem, Exception):
             return problem
-        if isinstance(problem, RankError):
-            with contextlib.suppress(RuntimeError):  # the store may have gone with its rank
-                self._store.set(f"{self._prefix}/failed/{self.world.rank}", str(problem))
-        elif isinstance(problem, InputError):
-            with contextlib.suppress(RuntimeError):
-                if self._rank_0_says(str(problem)) and not self.world.is_main:
-                    return type(problem)("")
-        elif isinstance(problem, RuntimeError) and _is_lost_connection(problem):
+        if isinstance(problem, RuntimeError) and _is_lost_connection(problem):
             reason = self._explain()
             return RankError(f"{place}{reason}" if reason else "")
+        with contextlib.suppress(RuntimeError):  # the store may have gone with its rank
+            is_same = self._rank_0_says(f"{type(problem).__name__}: {problem}")
+            if is_same and not self.world.is_main and not isinstance(problem, RankError):
+                if isinstance(problem, InputError):
+                    return type(problem)("")
+                return RankError("") if isinstance(problem, OSError) else problem
         return problem
 
     def _rank_0_says(self, text: str) -> bool:
-        """Tell the other ranks of this one's failure; return whether every rank fails, and rank 0 with this text."""
+        """Tell the other ranks of this one's failure; return whether every rank fails, and rank 0 with this text.
+
+        Where not all of them fail it takes long enough for the others to hear of it: this process may have the store.
+        """
         if not self._all_tell("failed", text):
             return False
         is_same = self._store.get(f"{self._prefix}/failed/0").decode() == text
-        # Rank 0's process, which may have the store, must not end before; it may once all have told.
+        # Rank 0's process must not end before; it may once all have told.
         with contextlib.suppress(RuntimeError):
             self._all_tell("heard", "")
         return is_same

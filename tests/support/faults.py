@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -56,6 +57,10 @@ def full_disk_for(name: str, after: int) -> None:
         return real_open(self, *arguments, **named)
 
     replace(Path, "open", open_file)
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "status.json")
 
 
 def record_ids(path: str) -> None:
