@@ -98,7 +98,8 @@ def session_of(run: Run, stop: StopFlag) -> Iterator[Session]:
     An error that ends the session is written to status.json; where a rank was lost, one line names it.
     """
     try:
-        session = Session(run, stop)
+        with run.watchdog.explaining():
+            session = Session(run, stop)
         try:
             yield session
             session.watch.end(well=True)

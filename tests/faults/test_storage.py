@@ -173,17 +173,24 @@ def test_07_a_full_disk_under_a_log_ends_all_ranks_in_one_line(tmp_path, llama_d
     check_equal(run, oracle / "run")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_07_a_full_disk_under_one_rank_is_said_by_that_rank_alone(tmp_path, llama_dir, data, rank):
+@pytest.mark.parametrize(
+    ("rank", "fault"),
+    [
+        (0, (at_step, (1, faults.full_disk))),
+        (1, (at_step, (1, faults.full_disk))),
+        (0, (faults.full_disk_at_start, ())),
+    ],
+)
+def test_07_a_full_disk_under_one_rank_is_said_by_that_rank_alone(tmp_path, llama_dir, data, rank, fault):
     """Rank 0 has the store by which the others hear of it."""
     run = tmp_path / "run"
-    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [(rank, at_step, (1, faults.full_disk))])
+    done = launch(flags_of(llama_dir, data, run), 2, tmp_path / "logs", [(rank, *fault)])
     assert done.codes == [1, 1], done.printed()
     assert "Traceback" not in done.printed(), done.printed()
     assert errors_of(done.printed(1 - rank)) == []
     [error] = errors_of(done.printed(rank))
     assert "[Errno 28] No space left on device: 'status.json'" in error
-    assert status_of(run)["state"] == "failed"
+    assert status_of(run)["state"] == ("training" if fault[0] is faults.full_disk_at_start else "failed")
 
 
 def test_07_what_a_session_without_a_status_left_is_no_obstacle(tmp_path):

@@ -63,6 +63,12 @@ def full_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "status.json")
 
 
+def full_disk_at_start() -> None:
+    from snake_dist.run import status_file
+
+    replace(status_file, "write_status", lambda *_: full_disk())
+
+
 def record_ids(path: str) -> None:
     """Append the examples of every step that this process begins to the file."""
     from snake_dist.training import loop
