@@ -77,7 +77,10 @@ def run_launcher(main: Any) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(WAIT_TO_BE_STOPPED_S)
         if str(problem):
-            print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+            from tqdm import tqdm
+
+            # not print: a progress bar has no end of line
+            tqdm.write(f"{Path(sys.argv[0]).name}: error: {' '.join(str(problem).split())}", file=sys.stderr)
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

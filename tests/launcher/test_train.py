@@ -210,6 +210,23 @@ def test_bad_input_is_said_though_rank_0_is_the_last_to_find_it(tmp_path, starte
     assert (done.stdout + done.stderr).count("slow_rank_0.py: error: --adapter lroa") == 1, done.stderr
 
 
+def test_an_error_stands_on_a_line_of_its_own_though_a_bar_is_drawn(tmp_path):
+    program = tmp_path / "with_bar.py"
+    program.write_text(
+        "from tqdm import tqdm\n"
+        "from snake_dist.errors import InputError\n"
+        "from snake_dist.cli import run_launcher\n"
+        "def main(argv):\n"
+        "    for _ in tqdm(range(3)):\n"
+        "        raise InputError('no space left')\n"
+        "run_launcher(main)\n"
+    )
+    done = run_program([sys.executable, program], tmp_path)
+    assert done.returncode == 2
+    lines = [line for written in done.stderr.splitlines() if (line := written.split("\r")[-1].strip())]
+    assert "with_bar.py: error: no space left" in lines, done.stderr
+
+
 @pytest.mark.slow
 def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""
