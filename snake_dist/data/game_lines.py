@@ -16,6 +16,7 @@ from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_s
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.heuristics.search import begins_shortest_path, declines_apple, is_apple_blocked
 from snake_dist.styles.catalog import render_completion, render_prompt
+from snake_dist.styles.replies import parse_moves
 
 if TYPE_CHECKING:
     from snake_dist.data.generation_config import GenerationConfig
@@ -52,10 +53,14 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
     move_rng, line_rng = generator("moves", seed), generator("lines", seed)
     moves, apples, dropped = [], [], Counter[str]()
     sample = Sample[tuple[State, Move]](config.max_lines_per_length, generator("sample", seed))
+    replied: tuple[Move, ...] = ()  # moves of the teacher's last reply that are still to be made
     while state.end is None:
         taught = POLICIES[config.policy](state)
+        is_asked = not replied
+        if is_asked and config.only_asked:
+            replied = parse_moves(render_completion(state, taught, config.style, config.policy)) or ()
         drawn, line_rng = is_drawn(config.line_rate, line_rng)
-        if reason := "line_rate" if not drawn else _unwanted(config, state, taught):
+        if reason := "line_rate" if not drawn else "only_asked" if not is_asked else _unwanted(config, state, taught):
             dropped[reason] += 1
         elif config.max_lines_per_length:
             sample.add(len(state.body), state.steps, (state, taught))
@@ -64,7 +69,8 @@ def _play_game(config: GenerationConfig, directory: Path, part: BinaryIO, index:
         move_rng, played = _played_move(state, taught, config.random_move_rate, move_rng)
         moves.append(played.value)
         apples.append(state.apple)
-        state = step(state, played)
+        score, state = state.score, step(state, played)
+        replied = replied[1:] if replied[:1] == (played,) and state.score == score else ()
         if state.end is None and state.steps == config.max_steps_per_game:
             state = end_game(state, End.STEP_CAP)
     dropped["max_lines_per_length"] += sample.num_left_out

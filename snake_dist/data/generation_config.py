@@ -20,6 +20,7 @@ FILTERS = (
     "only_shortest_path",
     "only_declined_apple",
     "only_blocked_apple",
+    "only_asked",
 )
 """Fields of the config that keep moves from becoming lines; a move is counted under one of them."""
 
@@ -65,6 +66,9 @@ class GenerationConfig:
     only_blocked_apple: bool = False
     """Write only positions where no legal move leads nearer to the apple: a model that learned to go to the apple runs
     into what blocks it."""
+    only_asked: bool = False
+    """Write only positions at which a player of this style is asked, if it plays as the teacher: one whose replies name
+    several moves is asked no sooner than they are made, or an apple is eaten."""
     augment_symmetries: bool = False
     """Write every line 8 times, once for each symmetry of the square, under the same game_id."""
 

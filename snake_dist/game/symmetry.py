@@ -39,6 +39,19 @@ def transform_move(move: Move, symmetry: int) -> Move:
     return next(candidate for candidate in Move if candidate.delta == (dx, dy))
 
 
+def lowest_turn(state: State) -> int:
+    """Return the symmetry that takes body and apple to the cells that sort first; the first of several.
+
+    Symmetric positions have the same transformed cells, so a choice that depends on these alone treats them alike.
+    """
+
+    def turned(symmetry: int) -> list[Cell]:
+        cells = state.body if state.apple is None else (*state.body, state.apple)
+        return [transform_cell(cell, state.grid_size, symmetry) for cell in cells]
+
+    return min(range(NUM_SYMMETRIES), key=turned)
+
+
 def transform_state(state: State, symmetry: int) -> State:
     """Return the same position, turned or mirrored. The apple generator is left as it is: later apples differ."""
     n = state.grid_size

@@ -20,6 +20,7 @@ from snake_dist.errors import InputError
 from snake_dist.files import user_cache
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import legal_moves
+from snake_dist.game.symmetry import inverse, lowest_turn, transform_move
 
 SOLVED_SIZES = (4, 5)
 TOLERANCE = 1e-3
@@ -27,10 +28,16 @@ TOLERANCE = 1e-3
 
 
 def optimal_move(state: State) -> Move:
-    """Return a move of least expected steps, the first in the order of `Move`; raises InputError on other boards."""
+    """Return a move of least expected steps; raises InputError on other boards.
+
+    Of several it is the first in the order of `Move` on the board in its lowest turn: symmetric positions get symmetric
+    moves.
+    """
     costs = move_costs(state)
     least = min(costs.values())
-    return next(move for move, cost in costs.items() if cost <= least + TOLERANCE)
+    back = inverse(lowest_turn(state))
+    in_order = (transform_move(move, back) for move in Move)
+    return next(move for move in in_order if move in costs and costs[move] <= least + TOLERANCE)
 
 
 def move_costs(state: State) -> dict[Move, float]:

@@ -22,7 +22,7 @@ from snake_dist.errors import InputError
 from snake_dist.files import SUMMARY
 from snake_dist.run.board import Board
 from snake_dist.run.config import RunConfig
-from snake_dist.styles.catalog import STYLES
+from snake_dist.styles.catalog import STYLES, teacher_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,7 +139,7 @@ def default_generation(board: Board, seed: int) -> GenerationConfig:
     name = board.style or DEFAULT_STYLE
     style = STYLES[name]
     return GenerationConfig(
-        policy=style.teacher,
+        policy=teacher_on(name, board.grid_size, board.mode),
         grid_size=board.grid_size,
         mode=board.mode,
         style=name,

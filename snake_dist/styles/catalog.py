@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 from snake_dist.errors import InputError
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import fatal_reason
-from snake_dist.styles import compact, cycle, v004
+from snake_dist.heuristics.policies import plays_on
+from snake_dist.styles import compact, cycle, turned, v004
 from snake_dist.styles.style import Claim, Shown, Style
 
-STYLES: dict[str, Style] = v004.STYLES | compact.STYLES | cycle.STYLES
+STYLES: dict[str, Style] = v004.STYLES | compact.STYLES | cycle.STYLES | turned.STYLES
 
 
 def check_style(style: str) -> None:
@@ -29,6 +30,12 @@ def check_teacher(style: str, policy: str) -> None:
     teacher = STYLES[style].teacher
     if STYLES[style].on_cycle and policy != teacher:
         raise InputError(f"--style {style} needs --policy {teacher}: got {policy}")
+
+
+def teacher_on(style: str, grid_size: int, mode: str) -> str:
+    """Return the policy that teaches in this style on such boards: the style's own, or bfs-safe where that cannot."""
+    teacher = STYLES[style].teacher
+    return teacher if plays_on(teacher, grid_size, mode) else "bfs-safe"
 
 
 def prompt_style(style: str) -> str:

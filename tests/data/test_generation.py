@@ -141,6 +141,7 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
             "only_shortest_path": off_path,
             "only_declined_apple": 0,
             "only_blocked_apple": 0,
+            "only_asked": 0,
         },
         "written": len(wanted),
     }
@@ -212,6 +213,30 @@ def test_only_positions_where_the_way_to_the_apple_is_blocked(tmp_path: Path) ->
         return not any(toward[move] for move in legal_moves(state))
 
     check_only(tmp_path, base, "only_blocked_apple", is_blocked)
+
+
+def test_only_positions_at_which_a_player_is_asked(tmp_path: Path) -> None:
+    base = replace(SMALL, policy="bfs-safe", style="path", grid_size=6)
+    _, lines = run(tmp_path / "all", base)
+    summary, kept = run(tmp_path / "kept", replace(base, only_asked=True))
+    assert summary["lines"]["dropped"]["only_asked"] == len(lines) - len(kept) > len(lines) / 2
+    by_step = {(line["game_id"], line["step"]): line for line in lines}
+    asked = []
+    for number in range(1, base.games + 1):
+        states, step_number = replay(tmp_path / "kept", number)[0], 0
+        while states[step_number].end is None:
+            asked.append(by_step[number, step_number])
+            score = states[step_number].score
+            for _ in parse_moves(asked[-1]["completion"]) or ():
+                step_number += 1
+                if states[step_number].score > score:
+                    break
+    assert kept == asked
+    # A move that is not the reply's asks anew, and a player of one move is asked always.
+    _, strayed = run(tmp_path / "strayed", replace(base, only_asked=True, random_move_rate=0.5))
+    assert len(strayed) > len(kept) * 1.2
+    _, single = run(tmp_path / "single", replace(base, style="compact", only_asked=True))
+    assert len(single) == len(lines)
 
 
 def test_every_line_is_written_in_all_symmetries(tmp_path: Path) -> None:

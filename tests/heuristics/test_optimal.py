@@ -14,6 +14,7 @@ from snake_dist.evaluation.judging.regret import regret_of
 from snake_dist.evaluation.players.protocol import HeuristicPlayer
 from snake_dist.game.board import End, Move
 from snake_dist.game.rules import SEED_RANGES, new_game, step
+from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.optimal import move_costs, optimal_move, solution_of, solve
 from snake_dist.heuristics.policies import POLICIES
 
@@ -45,6 +46,16 @@ def test_its_games_fill_the_board_in_as_many_steps_and_without_regret() -> None:
     assert other["mean_steps"] is not None
     assert other["mean_steps"] > 0.01
     assert 0 < other["losing_rate"]["value"] < 0.5  # type: ignore[operator]
+
+
+def test_symmetric_positions_get_symmetric_moves() -> None:
+    state = new_game(4, 11)
+    while state.end is None:
+        move = optimal_move(state)
+        turned = [optimal_move(transform_state(state, i)) for i in range(NUM_SYMMETRIES)]
+        if len({transform_state(state, i).body for i in range(NUM_SYMMETRIES)}) == NUM_SYMMETRIES:
+            assert turned == [transform_move(move, i) for i in range(NUM_SYMMETRIES)]
+        state = step(state, move)
 
 
 def test_a_move_costs_one_step_and_what_is_left() -> None:

@@ -12,7 +12,7 @@ POLICY = {name: style.teacher for name, style in STYLES.items()}
 
 def positions(mode, policy="bfs-safe"):
     """(state, move) along a game."""
-    state, found = new_game(6, 3, mode), []
+    state, found = new_game(4 if policy == "optimal" else 6, 3, mode), []
     while state.end is None and state.steps < 150:
         move = POLICIES[policy](state)
         found.append((state, move))
@@ -48,6 +48,9 @@ FALSE = [
     ("at 1 apple 3 103 tail 004 104 reach 3. Moves: U9", "tail 004 104"),
     ("at 1 follow. Moves: U999", " U999"),
     ("at 1 reach 9. U999 so U999. Moves: U", "so U999"),
+    ("free 00 99 so 99. Moves: U", "00 99"),
+    ("free 00 99 so 99. Moves: U", "so 99"),
+    ("free 00 so 00", "so 00"),
 ]
 
 

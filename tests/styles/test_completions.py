@@ -15,7 +15,7 @@ from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
 from snake_dist.heuristics.hamiltonian import cycle_slots
 from snake_dist.heuristics.policies import POLICIES, plays_on
-from snake_dist.styles.catalog import STYLES, check_claims, render_completion, render_prompt
+from snake_dist.styles.catalog import STYLES, check_claims, render_completion, render_prompt, teacher_on
 from snake_dist.styles.replies import parse_moves, parse_reply
 
 DELTAS = {"UP": (0, 1), "RIGHT": (1, 0), "DOWN": (0, -1), "LEFT": (-1, 0)}
@@ -203,6 +203,46 @@ def check_path(state: State, move: Move, policy: str, path: str) -> None:
     assert before.score > state.score or before.end is not None or len(path.split()) == 16
 
 
+def check_turned(state: State, move: Move, policy: str, text: str) -> None:
+    """The teacher's moves to the apple, or 16: for each the cells it may enter and the one it does, as the prompt names
+    cells."""
+    n = state.grid_size
+    shown = re.search(r"turn (\d) snake ([a-z0-9 ]+) apple (\w+)", render_prompt(state, "turned"))
+    assert shown
+    cells = [(x, y) for y in range(n) for x in range(n)]
+    letters = {cell: "abcdefghijklmnopqrstuvwxyz"[i] for i, cell in enumerate(cells)} if n <= 5 else {}
+    names = letters or {(x, y): f"{x:0{len(str(n - 1))}}{y:0{len(str(n - 1))}}" for x, y in cells}
+
+    def name(cell: Cell) -> str:
+        moved = transform_state(State(n, "classic", (cell,), None, frozenset(), 0), int(shown[1]))
+        return names[moved.head]
+
+    assert state.apple is not None
+    assert (shown[2].split(), shown[3]) == ([name(cell) for cell in state.body], name(state.apple))
+    match = re.fullmatch(r"free (.*)\. Moves: ([UDLR ]+)", text)
+    assert match
+    thought, moves, before = match[1].split(", "), match[2].split(), state
+    for told, letter in zip(thought, moves, strict=True):
+        assert (before.score, before.end) == (state.score, None)
+        assert letter == (move if before is state else POLICIES[policy](before)).value[0]
+        legal = [neighbor(before, before.head, each) for each in DELTAS if not is_fatal(before, each)]
+        before = step(before, next(each for each in Move if each.value[0] == letter))
+        assert told == f"{' '.join(sorted(name(cell) for cell in legal if cell))} so {name(before.head)}"
+    assert before.score > state.score or before.end is not None or len(moves) == 16
+
+
+@pytest.mark.parametrize("grid_size", [4, 5, 9])
+def test_symmetric_positions_differ_in_the_turn_alone_and_have_the_same_thought(grid_size: int) -> None:
+    for state, move, policy in positions(grid_size, "classic")[::3]:
+        turned = [(transform_state(state, i), transform_move(move, i)) for i in range(NUM_SYMMETRIES)]
+        prompts = [render_prompt(each, "turned") for each, _ in turned]
+        assert len({re.sub(r"turn \d", "", prompt) for prompt in prompts}) == 1
+        assert len(set(prompts)) == len({(each.body, each.apple) for each, _ in turned})
+        if policy == "optimal":
+            said = [render_completion(each, moved, "turned", policy) for each, moved in turned]
+            assert len({text.partition("Moves:")[0] for text in said}) == 1
+
+
 @pytest.mark.parametrize(("grid_size", "mode"), [(6, "classic"), (5, "classic"), (10, "classic"), (6, "wrap")])
 def test_cycle_completions_walk_to_the_apple_in_the_cycles_order(grid_size: int, mode: str) -> None:
     state = new_game(grid_size, 3, mode)
@@ -271,6 +311,8 @@ def check(state: State, move: Move, policy: str) -> Iterator[str]:
             facts, path = text.split(" Moves: ")
             assert facts == compact.removesuffix(f" Move: {move.value}")
             check_path(state, move, policy, path)
+        elif style == "turned":
+            check_turned(state, move, policy, text)
         elif style == "sentence":
             assert text.startswith(f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n")
             assert text.endswith(f"\n\nConclusion: The move is: {move.value}")
@@ -304,6 +346,8 @@ NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, 
 
 def num_claims(style: str, completion: str) -> int:
     text = completion if style == "cycle" else completion.partition("Moves: ")[2]
+    if style == "turned":
+        return 2 * len(text.split())
     return NUM_CLAIMS[style] + len(re.findall(r"[UDLR]\d+", text))
 
 
@@ -312,7 +356,7 @@ def num_claims(style: str, completion: str) -> int:
     [(style, mode) for style in STYLES for mode in MODES if mode != "obstacles" or not STYLES[style].on_cycle],
 )
 def test_all_claims_of_a_completion_are_found_and_true(style: str, mode: str) -> None:
-    teacher = STYLES[style].teacher
+    teacher = teacher_on(style, 6, mode)
     state = new_game(6, 3, mode)
     while state.end is None and state.steps < 150:
         completion = render_completion(state, POLICIES[teacher](state), style, teacher)
@@ -320,6 +364,15 @@ def test_all_claims_of_a_completion_are_found_and_true(style: str, mode: str) ->
         assert all(claim.true for claim in claims), completion
         assert len(claims) == num_claims(style, completion), completion
         state = step(state, POLICIES[teacher](state))
+
+
+def test_a_teacher_of_small_boards_has_a_substitute_on_others() -> None:
+    assert [teacher_on("turned", size, mode) for size, mode in ((5, "classic"), (6, "classic"), (4, "wrap"))] == [
+        "optimal",
+        "bfs-safe",
+        "bfs-safe",
+    ]
+    assert teacher_on("cycle", 6, "classic") == STYLES["cycle"].teacher
 
 
 def test_without_a_path_nothing_is_found() -> None:

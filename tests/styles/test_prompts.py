@@ -90,6 +90,15 @@ def test_compact_prompts() -> None:
     assert render_prompt(wide, "compact") == "grid 11 head 0306 apple 0906 body 0406-0506-0606"
 
 
+def test_turned_prompts() -> None:
+    state = State(4, "classic", ((2, 1), (3, 1), (3, 2)), (0, 0), frozenset(), rng=1)
+    assert render_prompt(state, "turned") == "grid 4 turn 1 snake f e i apple d"
+    wide = State(10, "wrap", ((3, 6), (4, 6)), (9, 6), frozenset(), rng=1)
+    assert render_prompt(wide, "turned") == "wrap grid 10 turn 6 snake 33 34 apple 39"
+    blocked = replace(state, mode="obstacles", obstacles=frozenset({(3, 0), (1, 2)}))
+    assert render_prompt(blocked, "turned") == "obstacles grid 4 turn 1 snake f e i apple d blocks a k"
+
+
 def test_unknown_style_and_full_board_are_refused() -> None:
     with pytest.raises(InputError, match=r"'prose'.*sentence, board, short, compact"):
         render_prompt(CLASSIC, "prose")

@@ -11,7 +11,7 @@ from snake_dist.data.templates import Template, encode_completion, encode_prompt
 from snake_dist.evaluation.players.protocol import Answer, Conversation, Rounds
 from snake_dist.game.board import State
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
+from snake_dist.styles.catalog import render_completion, render_prompt, teacher_on
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -109,7 +109,7 @@ class LanguageModelPlayer:
         """Return the tokens that the adapter's teacher would say: a draft that only saves time; see `SlotDecoder`."""
         if not self.adapter or self.examples:
             return []
-        policy = STYLES[self.style].teacher
+        policy = teacher_on(self.style, state.grid_size, state.mode)
         try:
             said = render_completion(state, POLICIES[policy](state), self.style, policy)
         except ValueError:  # no words for it: every move is fatal, or the snake is off the cycle

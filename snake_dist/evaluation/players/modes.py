@@ -17,7 +17,7 @@ from snake_dist.evaluation.players.protocol import Answer
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import new_game, step
 from snake_dist.heuristics.policies import POLICIES
-from snake_dist.styles.catalog import STYLES, render_completion, render_prompt
+from snake_dist.styles.catalog import render_completion, render_prompt, teacher_on
 
 STEPS_BETWEEN_EXAMPLES = 23
 MAX_ROWS = 64
@@ -26,7 +26,7 @@ MAX_ROWS = 64
 
 def with_examples(player: LanguageModelPlayer, num_examples: int, grid_size: int, mode: str) -> LanguageModelPlayer:
     """Return the player with this many positions before each prompt, each from another training game of the teacher."""
-    teacher = STYLES[player.style].teacher
+    teacher = teacher_on(player.style, grid_size, mode)
     decide = POLICIES[teacher]
     shown = []
     for seed in range(num_examples):

@@ -149,6 +149,10 @@ def _kind(text: str) -> str:
         return "side of the apple"
     if re.fullmatch(r"[UDLR]\d* ?[a-z]*", text):
         return "where a move leads"
+    if re.fullmatch(r"so \w+", text):
+        return "so"
+    if re.fullmatch(r"(?:[a-z]|\d+)(?: (?:[a-z]|\d+))*", text):
+        return "free cells"
     return (re.match(r"[^\d:\[({=]+?(?= [UDLR]\b| [UDLR]\d|[\d:\[({=]|$)", text) or [text])[0].strip(" '")
 
 

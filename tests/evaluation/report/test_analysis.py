@@ -95,7 +95,8 @@ def test_false_claims_are_counted_by_kind(tmp_path):
     {
         "so R26": "so", "at 23": "at", "follow": "follow", "Distance: 4": "Distance", "R46 body": "where a move leads",
         "Found path to apple (7 steps)": "Found path to apple", "'up': 1": "up", "from [3, 4]": "from",
-        "39 R": "side of the apple", "66 -": "side of the apple",
+        "39 R": "side of the apple", "66 -": "side of the apple", "so c": "so", "so 0306": "so", "a c g": "free cells",
+        "b": "free cells", "0306 0405": "free cells",
     }.items(),
 )  # fmt: skip
 def test_kinds_of_claims(claim, kind):
