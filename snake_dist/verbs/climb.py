@@ -24,6 +24,8 @@ def main(argv: list[str]) -> None:
             continue
         print(f"{step.stage.name}: {shlex.join(step.command[1:])}", flush=True)
         if code := run_all([step.command]):
+            # Behind a traceback that torchrun prints where it is stopped.
+            print(f"{step.stage.name}: exit code {code}; the same command resumes it", file=sys.stderr)
             sys.exit(code)
         if not step.is_done():
             print(f"{step.stage.name}: stopped; the same command resumes it", flush=True)

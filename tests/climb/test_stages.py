@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snake_dist.climb.stages import Climb, read_climb
+from snake_dist.climb.stages import Climb, Step, read_climb
 from snake_dist.errors import InputError
 from snake_dist.files import lock_directory
 from snake_dist.verbs.climb import main as climb
@@ -123,6 +123,17 @@ def test_one_climb_at_a_time_writes_a_directory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--output .*/out: another run is using it: process "):
         climb(["--recipe", str(recipe(tmp_path)), "--output", str(tmp_path / "out")])
     held.release()
+
+
+def test_a_climb_whose_command_fails_says_how_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Step(tmp_path / "1-short", tmp_path / "report.json", ["sh", "-c", "exit 3"])
+    monkeypatch.setattr("snake_dist.verbs.climb.read_climb", lambda _config: [failing])
+    with pytest.raises(SystemExit) as ended:
+        climb(["--recipe", str(recipe(tmp_path)), "--output", str(tmp_path / "out")])
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "1-short: exit code 3; the same command resumes it\n"
 
 
 @pytest.mark.slow
