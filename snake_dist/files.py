@@ -75,6 +75,17 @@ def _notify_once(notice: str) -> None:
 
 
 @contextmanager
+def naming_errors(path: Path | str) -> Iterator[None]:
+    """Give an OSError of the block this file's name if it has none: those of a write, a flush and a sync have none."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno is None or problem.filename is not None:
+            raise
+        raise OSError(problem.errno, problem.strerror, str(path)) from problem
+
+
+@contextmanager
 def new_directory(target: Path, *, durable: bool = False, exist_ok: bool = False) -> Iterator[Path]:
     """Yield a hidden directory beside `target`; at the end of the block, rename it to `target`.
 
@@ -87,9 +98,10 @@ def new_directory(target: Path, *, durable: bool = False, exist_ok: bool = False
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     temporary.mkdir()
     try:
-        yield temporary
-        if durable:
-            _add_manifest(temporary)
+        with naming_errors(target):
+            yield temporary
+            if durable:
+                _add_manifest(temporary)
         try:
             os.rename(temporary, target)
         except OSError:
@@ -166,13 +178,11 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def append_line(file: FileIO, line: bytes, *, durable: bool = False) -> None:
     """Write the line to an unbuffered file. Raises OSError, with the file's name, unless all of it was written."""
-    try:
+    with naming_errors(file.name):
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             os.fsync(file.fileno())
-    except OSError as problem:
-        raise OSError(problem.errno, problem.strerror, file.name) from problem
 
 
 def temporary_of(path: Path) -> Path:
@@ -203,5 +213,6 @@ def lock_directory(path: Path, named: str) -> FileLock:
         except OSError:
             owner = "a process without a name"
         raise InputError(f"{named}: another run is using it: {owner}") from None
-    (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    with naming_errors(path / OWNER):
+        (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     return lock

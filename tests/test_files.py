@@ -8,7 +8,7 @@ import pytest
 
 from snake_dist import files
 from snake_dist.errors import InputError
-from snake_dist.files import broken_files, new_directory, write_json_atomically
+from snake_dist.files import OWNER, append_line, broken_files, lock_directory, new_directory, write_json_atomically
 
 
 def write_two(directory):
@@ -75,6 +75,23 @@ def test_of_two_equal_directories_written_at_once_the_first_stays(tmp_path):
     with pytest.raises(OSError, match="not empty"), new_directory(target) as directory:
         write_two(directory)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """A write's own error, as /dev/full gives it, has no file's name."""
+
+    def write(directory):
+        (directory / "inside").symlink_to("/dev/full")
+        (directory / "inside").write_text("a")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/target'"):
+        write_whole(tmp_path / "target", write)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / OWNER).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '.*/run/{OWNER}'"):
+        lock_directory(tmp_path / "run", "--output run")
+    with open("/dev/full", "ab", buffering=0) as log, pytest.raises(OSError, match="No space .*: '/dev/full'"):
+        append_line(log, b"{}\n")
 
 
 def test_json_is_replaced_whole(tmp_path):

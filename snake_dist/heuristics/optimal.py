@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from snake_dist.errors import InputError
-from snake_dist.files import user_cache
+from snake_dist.files import naming_errors, user_cache
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import legal_moves
 from snake_dist.game.symmetry import inverse, lowest_turn, transform_move
@@ -235,5 +235,6 @@ def _write(path: Path, solution: Solution) -> None:
         f"{part}_{i}": each for part, all_lengths in lists.items() for i, each in enumerate(all_lengths)
     }
     aside = path.with_suffix(".partial.npz")
-    np.savez(aside, **arrays)
+    with naming_errors(path):
+        np.savez(aside, **arrays)
     aside.replace(path)

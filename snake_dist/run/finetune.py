@@ -15,7 +15,16 @@ from snake_dist.cluster.world import World, agree, start_process_group, world_fr
 from snake_dist.data.packing import pack
 from snake_dist.errors import InputError
 from snake_dist.evaluation.report.numbers import flatten
-from snake_dist.files import ADAPTER_DIR, CONFIG, DS_CONFIG, METRICS, RUN_FACTS, SUMMARY, write_json_atomically
+from snake_dist.files import (
+    ADAPTER_DIR,
+    CONFIG,
+    DS_CONFIG,
+    METRICS,
+    RUN_FACTS,
+    SUMMARY,
+    write_json_atomically,
+    write_text_atomically,
+)
 from snake_dist.model import adapters, base
 from snake_dist.run.adapter_dir import save
 from snake_dist.run.artifacts import artifacts_of
@@ -124,7 +133,7 @@ def open_metrics(run: Run, facts: RunFacts, session: Session) -> SilentLog:
     for notice in data_notices(facts["data"]):
         print(f"warning: {notice}", file=sys.stderr, flush=True)
     parameters = facts["parameters"]
-    (run.output_dir / CONFIG).write_text(run.config.to_yaml(), encoding="utf-8")
+    write_text_atomically(run.output_dir / CONFIG, run.config.to_yaml())
     write_json_atomically(run.output_dir / DS_CONFIG, run.ds_config)
     start = {**facts, "wandb_run_id": wandb_run_id, "versions": software_versions()}
     write_json_atomically(run.output_dir / RUN_FACTS, start)
