@@ -10,7 +10,7 @@ from pathlib import Path
 from snake_dist.cluster.job import SUBMIT, TRAIN, Job, array_tasks, program_words, split_output_dir
 from snake_dist.cluster.job_script import render
 from snake_dist.errors import InputError
-from snake_dist.files import naming_errors
+from snake_dist.files import write_text_atomically
 
 
 def make_directories(job: Job, flags: list[str]) -> None:
@@ -40,8 +40,7 @@ def write_and_submit(job: Job, flags: list[str], queued: dict[str, str]) -> str:
     # Behind other jobs in the queue, sbatch alone accepts a job that no node can ever run.
     test_only(text)
     make_directories(job, flags)
-    with naming_errors(script_path(job)):
-        script_path(job).write_text(text, encoding="utf-8")
+    write_text_atomically(script_path(job), text)
     after = ":".join(queued.get(name, name) for name in job.after)
     # Without --kill-on-invalid-dep a job behind a failed one waits for ever.
     dependency = [f"--dependency={job.after_kind}:{after}", "--kill-on-invalid-dep=yes"] if after else []

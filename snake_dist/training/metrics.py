@@ -14,7 +14,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from snake_dist.files import append_line
+from snake_dist.files import append_line, naming_errors
 from snake_dist.training.sinks import Artifact, SinkThread, close_all
 
 Metrics = dict[str, float]
@@ -129,7 +129,7 @@ class MetricsLog(SilentLog):
             sink.call(lambda each: each.log_artifact(artifact))
 
     def sync(self) -> None:
-        with self._keeping_error():
+        with self._keeping_error(), naming_errors(self._path):
             os.fsync(self._file.fileno())
 
     @contextmanager
@@ -138,7 +138,7 @@ class MetricsLog(SilentLog):
         try:
             yield
         except OSError as problem:
-            self._error = self._error or OSError(problem.errno, problem.strerror, str(self._path))
+            self._error = self._error or problem
 
     def close_bar(self) -> None:
         self._bar.close()
