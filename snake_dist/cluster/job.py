@@ -74,7 +74,9 @@ class Job:
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}"
-_PATH = r"[^\x00-\x1f\x7f\"'\\%#]+"
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Control characters, and all that any reader takes for the end of a line."""
+_PATH = rf"[^{_CONTROLS}\"'\\%#]+"
 _ALLOWED = {
     "job_name": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "up to 64 letters, digits, . _ -"),
     "partition": (r"[A-Za-z0-9][A-Za-z0-9._,-]*", "letters, digits, . _ - and commas"),
@@ -85,8 +87,8 @@ _ALLOWED = {
     "time": (r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}", "MINUTES, M:S, H:M:S, D-H, D-H:M or D-H:M:S"),
     "modules": (r"[A-Za-z0-9][A-Za-z0-9._+/-]*", "names such as cuda/12.4"),
     "venv": (_PATH, "a path without quotes, backslashes, % or #"),
-    "env": (r"[A-Za-z_][A-Za-z0-9_]*(=[^\x00-\x1f\x7f]*)?", "NAME or NAME=VALUE, in one line"),
-    "variants": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}=[^\x00-\x1f\x7f]*", "NAME=FLAGS"),
+    "env": (rf"[A-Za-z_][A-Za-z0-9_]*(=[^{_CONTROLS}]*)?", "NAME or NAME=VALUE, in one line"),
+    "variants": (rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}=[^{_CONTROLS}]*", "NAME=FLAGS"),
     "after": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "job ids, or names of the recipe's jobs"),
     "directory": (_PATH, "a path without quotes, backslashes, % or #"),
     "program": (_PATH, "a path without quotes, backslashes, % or #"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snake_dist.cluster.job import Job, array_tasks, time_limit_s
@@ -69,6 +69,8 @@ def test_shellcheck_finds_nothing_whatever_the_flags(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@example("\x85", "directory")
+@example("\u2028", "directory")
 @given(st.text(), st.sampled_from(["job_name", "partition", "account", "qos", "constraint", "memory", "directory"]))
 def test_no_value_adds_a_line_or_an_option(text, name):
     """Whatever is accepted stands inside its one #SBATCH line; the rest of the script does not change."""
