@@ -52,7 +52,7 @@ class StepLog(SilentLog):
 
 @contextmanager
 def counting_collectives() -> Iterator[dict[str, Counter[str]]]:
-    """{"bytes": by kind of collective (whole messages), "calls": by kind} of everything inside, filled as it goes on.
+    """{"bytes": by kind of collective (whole messages), "calls": by kind} of everything inside, filled while it runs.
 
     Counted where PyTorch dispatches them, whoever calls: DeepSpeed, this package, pickled objects.
     """

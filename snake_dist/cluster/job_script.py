@@ -33,7 +33,7 @@ def render(job: Job, flags: list[str]) -> str:
     lines = [
         "#!/bin/bash -l" if job.modules else "#!/bin/bash",
         f"# Written by launcher/submit.py. By hand: mkdir -p {shlex.quote(job.directory)} && sbatch THIS_FILE",
-        *(["# Submitted again it goes on from the last checkpoint."] if is_train else []),
+        *(["# Submitted again it resumes from the last checkpoint."] if is_train else []),
         *(f"#SBATCH {_directive(name, value)}" for name, value in _directives(job)),
         "",
         *_setup(job),

@@ -84,7 +84,7 @@ class Watchdog:
     def explained(self, problem: BaseException, place: str = "") -> BaseException:
         """Return `problem`, or for a lost connection a RankError that names the lost rank, on the rank that says it.
 
-        Any other error of this rank alone is told to the others, which lose their connection to it. Of one that all
+        The others, which lose their connection to this rank, receive any other error of it alone. Of one that all
         ranks raise alike, bad input or a full disk, rank 0's alone keeps its message.
         """
         if self.world.size == 1 or self._closed.is_set() or not isinstance(problem, Exception):

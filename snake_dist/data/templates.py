@@ -110,7 +110,7 @@ def _encode_openings(
     rows = _encode(tokenizer, texts, special=True)
     opening = _opening(tokenizer)
     for row, ids in enumerate(rows):
-        # Some tokenizers close every text with the end of sequence: here the text goes on.
+        # Some tokenizers close every text with the end of sequence: here the text continues.
         rows[row] = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
         if opening and _begins_twice(ids, opening):
             own_special[f"{tokenizer.decode(opening)} at the start"] += 1

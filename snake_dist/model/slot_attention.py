@@ -3,7 +3,7 @@
 A forward pass takes a row [1, T]: one new token of each of the first slots, then whole prompts that begin in other
 slots. Linear layers see T tokens and no padding; the attention registered here with transformers' AttentionInterface
 finds each token's slot in `slots`, a keyword that models hand through. No torch.cat of a growing cache, no masks but
-its own, and a slot can begin a new text while the others go on with theirs.
+its own, and a slot can begin a new text while the others continue theirs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SlotRow:
     """Tokens that these slots hold already: a prefix that all prompts share."""
     device: torch.device
     new_asked: Sequence[int] | None = None
-    """Logits are asked for after so many last tokens of each of these prompts; None: after the very last ones."""
+    """Logits are asked for after this many last tokens of each of these prompts; None: after the very last ones."""
     next_layer: int = field(default=0, init=False)
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict, init=False)
 

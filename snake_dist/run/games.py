@@ -163,7 +163,7 @@ def judged_players(run: Run, adapter_dir: Path) -> Iterator[tuple[dict[str, Lang
 
 
 def fits_on(device: torch.device, num_bytes: int) -> bool:
-    """Whether weights of so many bytes leave room to play on this device: on a CPU they are in its memory already."""
+    """Whether weights of this many bytes leave room to play on this device: on a CPU they are in its memory already."""
     import torch
 
     return device.type == "cpu" or num_bytes <= SHARE_OF_WEIGHTS * torch.cuda.mem_get_info(device)[0]

@@ -19,7 +19,7 @@ def run(apples, seed=0, games=GAMES, **choice) -> FinishedRun:
 
 
 def around(mean, seed, num_games=30) -> list[int]:
-    """Apples of games of a player who eats so many on average."""
+    """Apples of games of a player who eats this many on average."""
     return np.random.default_rng(seed).poisson(mean, num_games).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Stopped and killed while it plays the games at its end: the run goes on with the games that are left."""
+"""Stopped and killed while it plays the games at its end: the run resumes with the games that are left."""
 
 from __future__ import annotations
 

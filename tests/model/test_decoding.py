@@ -76,7 +76,7 @@ def test_the_lowest_names_are_begun_first(llama, monkeypatch):
     for name in (5, 3, 4, 1, 0, 2):
         decoder.add(name, [7 + name] * 10)
     begun = [[name for name, _ in decoder.finished()]]
-    decoder.add(0, [9] * 10)  # its game goes on before others begin
+    decoder.add(0, [9] * 10)  # its game continues before others begin
     while decoder.is_busy:
         begun.append([name for name, _ in decoder.finished()])
     assert begun == [[0, 1], [0, 2], [3, 4], [5]]

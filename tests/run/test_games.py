@@ -1,4 +1,4 @@
-"""Games at each evaluation: they show the model as it is, and training goes on as if there were none."""
+"""Games at each evaluation: they show the model as it is, and training continues as if there were none."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def limited_files(num_bytes: int) -> None:
 
 
 def at_game(number: int, action: Any, *args: Any) -> None:
-    """Call `action(*args)` when this rank has logged so many games."""
+    """Call `action(*args)` when this rank has logged this many games."""
     from snake_dist.evaluation.judging import game_log
 
     real, logged = game_log.GameLog.append, []

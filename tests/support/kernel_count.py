@@ -100,7 +100,7 @@ def as_on_cuda(*, is_fused: bool) -> Iterator[None]:
 
 
 def of_a_step(num_layers: int, num_examples: int, dropout: float, *, is_fused: bool) -> tuple[Counter[str], Any]:
-    """Kernels of a forward and backward pass of Llama-3.2-1B with so many layers over one packed row, by operation."""
+    """Kernels of a forward and backward pass of Llama-3.2-1B with this many layers over a packed row, by operation."""
     config = LlamaConfig(**LLAMA_1B, num_hidden_layers=num_layers)
     model = meta_model(config, adapters.AdapterConfig(dropout=dropout), torch.bfloat16, fast=False)
     use_shared_dropout(model)

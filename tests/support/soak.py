@@ -105,7 +105,7 @@ class Job:
     name: str
     faults: tuple[str, ...]
     longest_s: float
-    """A fault comes within so many seconds from the start of a session."""
+    """A fault comes within this many seconds from the start of a session."""
     flags: Any
     """place -> the program's flags."""
     check: Any

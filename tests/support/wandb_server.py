@@ -42,7 +42,7 @@ class LoggedArtifact:
 
 
 class WandbServer:
-    """The service; it answers inside the context. Another context on the same port goes on with the same runs."""
+    """The service; it answers inside the context. Another context on the same port continues the same runs."""
 
     def __init__(self) -> None:
         self.port = free_port()

@@ -1,4 +1,4 @@
-"""TensorBoard and Trackio get what metrics.jsonl gets, and a resumed run goes on where it was."""
+"""TensorBoard and Trackio get what metrics.jsonl gets, and a resumed run continues where it was."""
 
 from __future__ import annotations
 
