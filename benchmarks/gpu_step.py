@@ -81,6 +81,7 @@ def trainer_of(shape: str, lines: Lines, num_steps: int, **options: Any) -> tupl
     if tensors:
         load_masters(model, tensors)
     engine = start_engine(model, ds_config)
+    engine.train()
     allocation = rank_allocation(engine, model)
     if tensors:
         load_state(engine, tensors, numbers)

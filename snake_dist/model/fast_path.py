@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,23 @@ def use_fast_ops(model: PeftModel) -> dict[str, int]:
 
     counts = {"rms_norm": 0, "lora_linear": 0}
     for module in model.modules():
+        kind: Any = type(module)
         if _is_rms_norm(module):
-            module.forward = partial(_rms_norm, module)
+            module.__class__ = _with_forward(kind, _rms_norm)
             counts["rms_norm"] += 1
         elif isinstance(module, LoraLayer) and _is_plain_lora(module):
-            module.forward = partial(_lora_linear, module, module.forward)
+            module.__class__ = _with_forward(kind, _lora_linear)
             counts["lora_linear"] += 1
     return counts
+
+
+@cache
+def _with_forward(kind: type, forward: Callable[..., torch.Tensor]) -> type:
+    """Return a subclass of `kind`, of the same name, that computes `forward(module, *inputs)`.
+
+    Trap: a function set on each module is another object in each layer, for which PyTorch compiles each layer anew.
+    """
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 ROTATE = "apply_rotary_pos_emb"
@@ -168,9 +178,11 @@ def _is_plain_lora(layer: Any) -> bool:
     )
 
 
-def _lora_linear(layer: Any, own_forward: Callable[..., torch.Tensor], x: torch.Tensor, **options: Any) -> torch.Tensor:
+def _lora_linear(layer: Any, x: torch.Tensor, **options: Any) -> torch.Tensor:
     if layer.disable_adapters or layer.merged or options:
-        return own_forward(x, **options)
+        from peft.tuners.lora import Linear as LoraLayer
+
+        return LoraLayer.forward(layer, x, **options)
     base, scaling = layer.get_base_layer(), layer.scaling["default"]
     dropout = layer.lora_dropout["default"]
     dropped, kept, kept_scale = None, None, 1.0

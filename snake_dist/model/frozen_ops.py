@@ -64,7 +64,7 @@ class LoraLinear(torch.autograd.Function):
             dropped = x
         output = linear(x, weight, bias)
         low_rank = linear(dropped.flatten(0, -2), lora_a)
-        output.view(-1, output.shape[-1]).addmm_(low_rank, lora_b.t(), alpha=scaling)
+        output = _plus_product(output.view(-1, output.shape[-1]), low_rank, lora_b.t(), scaling).view_as(output)
         ctx.save_for_backward(weight, lora_a, lora_b, dropped, kept, low_rank)
         ctx.scaling, ctx.kept_scale = scaling, kept_scale
         return output
@@ -78,7 +78,7 @@ class LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
             if kept is None:
-                grad_x.addmm_(grad_low_rank, lora_a)
+                grad_x = _plus_product(grad_x, grad_low_rank, lora_a)
             else:
                 _add_kept(grad_x, grad_low_rank @ lora_a, kept.view_as(grad_x), ctx.kept_scale)
             grad_x = grad_x.view_as(dropped)
@@ -87,9 +87,16 @@ class LoraLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None, None, None
 
 
+def _plus_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scaling: float = 1.0) -> torch.Tensor:
+    """total + scaling * left @ right, in place where it is not compiled."""
+    if torch.compiler.is_compiling():  # the kernel that reads the sum can add; a product into a sum would copy it first
+        return total + left @ right * scaling
+    return total.addmm_(left, right, alpha=scaling)
+
+
 def _scaled_product(left: torch.Tensor, right: torch.Tensor, scaling: float) -> torch.Tensor:
     """scaling * left @ right, on an accelerator in one kernel."""
-    if accelerator.runs_on_cpu(left):
+    if accelerator.runs_on_cpu(left) or torch.compiler.is_compiling():
         return (left @ right).mul_(scaling)
     return torch.addmm(left.new_empty(1, 1), left, right, beta=0, alpha=scaling)  # beta=0: the sum is not read
 

@@ -50,6 +50,7 @@ def run_steps(
     engine, dataset, stream, config = trainer.engine, trainer.dataset, trainer.stream, trainer.config
     window, meter = _Window(), UsageMeter(engine.module, engine.device)
     skips = SkippedSteps(trainer, on_not_finite)
+    engine.train()
     for step in range(first_step, stream.num_steps):
         started = time.perf_counter()
         learning_rate = learning_rate_at(
@@ -79,13 +80,14 @@ def run_steps(
         held_out: Metrics = {}
         if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
             held_out = evaluate(step + 1)
+            engine.train()
             log(step + 1, held_out)
         if after_step(step + 1, held_out):
             return
 
 
 def training_step(trainer: Trainer, ids: np.ndarray, *, step: int, meter: UsageMeter | None = None) -> torch.Tensor:
-    """Run one optimizer step on the examples `ids`; this rank computes its micro-batches of them.
+    """Run one optimizer step on the examples `ids`, in train mode; this rank computes its micro-batches of them.
 
     The loss is the cross-entropy summed over all trained tokens of the step, divided once by their number over
     all ranks and micro-batches. Returns this rank's (loss sum, padded positions), float64 [2].
@@ -93,7 +95,6 @@ def training_step(trainer: Trainer, ids: np.ndarray, *, step: int, meter: UsageM
     import torch
 
     engine, dataset, share, allocation = trainer.engine, trainer.dataset, trainer.share, trainer.allocation
-    engine.train()
     num_loss_tokens = int(dataset.num_loss_tokens[ids].sum())
     local = torch.zeros(2, dtype=torch.float64, device=engine.device)
     batches = trainer.ahead.get(step) if engine.device.type == "cuda" else trainer.batches(dataset, ids)

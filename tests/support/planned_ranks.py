@@ -45,6 +45,7 @@ def step_messages(config: sd.RunConfig) -> dict[str, tuple[int, int]]:
     run = prepare(config, world_from_environment())
     model, collate = load_model(run)
     engine = start_engine(model, run.ds_config)
+    engine.train()
     trainer = Trainer(engine, run.data.dataset, run.stream, run.share, collate, run.config.training)
     for step in range(2):
         totals.clear()

@@ -107,14 +107,14 @@ MIXTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(directory: Path, family: str) -> Path:
-    """Save a random fp32 model of this architecture and the tiny tokenizer."""
+def tiny_model(directory: Path, family: str, **overrides: Any) -> Path:
+    """Save a random fp32 model of this architecture and the tiny tokenizer; `overrides` go into its config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer(directory))
     ids = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    shape = (SHAPES | MIXTURES)[family]
+    shape = (SHAPES | MIXTURES)[family] | overrides
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.2, **shape, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
