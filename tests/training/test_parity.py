@@ -113,9 +113,9 @@ def test_lora_plus_trains_b_faster(make_config):
 
 def train_with_an_overflow(configs):
     """On a rank: fp16, the second rank's gradient of one matrix infinite in the second step."""
-    from snake_dist.run import training as run_training
+    from snake_dist.run import restore
 
-    real = run_training.start_engine
+    real = restore.start_engine
 
     def start_and_spoil(model, *args, **flags):
         engine = real(model, *args, **flags)
@@ -125,7 +125,7 @@ def train_with_an_overflow(configs):
         )
         return engine
 
-    replace(run_training, "start_engine", start_and_spoil)
+    replace(restore, "start_engine", start_and_spoil)
     return train_each(configs)
 
 
