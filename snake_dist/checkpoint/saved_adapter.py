@@ -127,7 +127,7 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 def is_other_revision(trained_on: str | None, revision: str) -> bool:
     """Return whether a base model differs from the one of the training.
 
-    False where that cannot be told: nothing was recorded, or one is a commit on the hub and one a digest of files.
+    False where that cannot be told: nothing was recorded, or one alone is a digest of files.
     """
     if trained_on is None or trained_on.startswith("sha256:") != revision.startswith("sha256:"):
         return False

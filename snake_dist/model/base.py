@@ -102,16 +102,21 @@ class ModelShape:
     vocab_size: int | None
     """Rows of the embedding: token ids are below it. None if the configuration does not say."""
     revision: str
-    """Commit on the hub, or a digest of the local weights' names, sizes and first and last MiB."""
+    """Commit on the hub, digest of local weights' names, sizes and first and last MiB, or the embedded one's package."""
 
 
 def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
     """Return the shape of the model at `location` (from `find_base`)."""
     config = read_config(location, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
-    revision = _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
     max_positions, vocab_size = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
-    return ModelShape(text.hidden_size, max_positions, vocab_size, revision)
+    return ModelShape(text.hidden_size, max_positions, vocab_size, _revision(location, config))
+
+
+def _revision(location: str, config: PretrainedConfig) -> str:
+    if Path(location) == smollm2.cached_checkpoint():
+        return smollm2.PACKAGE
+    return _directory_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
 
 
 def _directory_digest(directory: Path) -> str:

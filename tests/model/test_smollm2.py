@@ -9,7 +9,7 @@ import pytest
 from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import smollm2
 from snake_dist.model.adapters import AdapterConfig, attach, count_parameters
-from snake_dist.model.base import ModelConfig, find_base, load_base, load_tokenizer
+from snake_dist.model.base import ModelConfig, find_base, load_base, load_tokenizer, model_shape
 from snake_dist.model.packing_proof import use_packed_attention
 
 
@@ -25,6 +25,8 @@ def real_cache(monkeypatch):
 def test_it_answers_and_takes_an_adapter():
     location = find_base(ModelConfig())
     assert smollm2.convert() == smollm2.cached_checkpoint()
+    # No digest of the converted files, which say which transformers wrote them: an adapter may move elsewhere.
+    assert model_shape(location).revision == smollm2.PACKAGE
     tokenizer, model = load_tokenizer(location), load_base(location, "float32")
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
