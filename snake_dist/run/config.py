@@ -102,11 +102,15 @@ def check_run_config(config: RunConfig, world_size: int) -> int:
     return accumulation_steps(config.training.global_batch_size, config.training.micro_batch_size, world_size)
 
 
-def check_sinks(output: OutputConfig) -> None:
-    """Raise InputError for a sink whose package is not installed here."""
-    for name in output.report_to:
+def sinks_in_use(output: OutputConfig, wandb: WandbConfig) -> list[str]:
+    """Return the sinks that a run writes to, each once. Raises InputError for one whose package is not installed."""
+    is_off = wandb.wandb_mode == "disabled"
+    names: list[str] = [name for name in dict.fromkeys(output.report_to) if name != "wandb" or not is_off]
+    for name in names:
         if find_spec(name) is None:
-            raise InputError(f"--report-to {name}: not installed here: pip install 'snake_dist[{name}]'")
+            package = name if name == "wandb" else f"'snake_dist[{name}]'"
+            raise InputError(f"--report-to {name}: not installed here: pip install {package}")
+    return names
 
 
 def recipe_flags(path: str) -> list[str]:

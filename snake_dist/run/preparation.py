@@ -29,7 +29,7 @@ from snake_dist.errors import InputError
 from snake_dist.model import adapters, base
 from snake_dist.model.usable import check_usable
 from snake_dist.run.board import Board, find_board, name_style
-from snake_dist.run.config import RunConfig, check_run_config, check_sinks
+from snake_dist.run.config import RunConfig, check_run_config, sinks_in_use
 from snake_dist.run.data import NO_SHARE, RunData, prepare_data
 from snake_dist.run.fingerprint import fingerprint_of
 from snake_dist.run.profile import profiled_steps
@@ -116,8 +116,8 @@ def _prepare_watched(config: RunConfig, watchdog: Watchdog, accumulation: int, g
         if checkpoint is not None:
             check_fingerprint(checkpoint, run.fingerprint)
         earlier = checkpoint.numbers.get("config", {}) if checkpoint else {}
-        agree(world, partial(check_sinks, config.output))
         wandb = agree(world, partial(complete_wandb_config, config.wandb, earlier, os.environ))
+        agree(world, partial(sinks_in_use, config.output, wandb))
     except InputError as problem:
         if lock is not None:
             leave_run_dir(output_dir, lock, str(problem))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from snake_dist.files import TENSORBOARD
+from snake_dist.run.config import sinks_in_use
 from snake_dist.training.other_sinks import TensorboardSink, TrackioSink
 from snake_dist.training.sinks import Sink, SinkThread
 from snake_dist.training.wandb_log import open_wandb
@@ -27,5 +28,4 @@ def open_sinks(run: Run, shown: dict[str, Any], run_id: str) -> list[SinkThread]
             partial(TrackioSink, str(wandb.wandb_project), f"{name}-{run_id}", wandb.wandb_group, shown),
         ),
     }
-    names = dict.fromkeys(run.config.output.report_to)
-    return [SinkThread(*chosen[name]) for name in names if name != "wandb" or wandb.wandb_mode != "disabled"]
+    return [SinkThread(*chosen[name]) for name in sinks_in_use(run.config.output, wandb)]

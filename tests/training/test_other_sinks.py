@@ -10,9 +10,10 @@ import pytest
 
 from snake_dist.errors import InputError
 from snake_dist.run import config
-from snake_dist.run.config import OutputConfig, check_sinks, parse_run_config
+from snake_dist.run.config import OutputConfig, parse_run_config, sinks_in_use
 from snake_dist.training.other_sinks import TensorboardSink, TrackioSink
 from snake_dist.training.sinks import SinkThread, close_all
+from snake_dist.training.wandb_log import WandbConfig
 from tests.support.ranks import run_on_ranks
 
 WHOLE = [(step, step / 4) for step in range(1, 7)]
@@ -48,6 +49,9 @@ def test_a_resumed_run_is_one_in_each(tmp_path):
 def test_a_sink_that_is_not_installed_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setattr(config, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"--report-to trackio: not installed here: pip install 'snake_dist.trackio.'"):
-        check_sinks(OutputConfig(report_to=("trackio",)))
+        sinks_in_use(OutputConfig(report_to=("trackio",)), WandbConfig())
+    with pytest.raises(InputError, match=r"--report-to wandb: not installed here: pip install wandb$"):
+        sinks_in_use(OutputConfig(), WandbConfig(wandb_mode="offline"))
+    assert sinks_in_use(OutputConfig(), WandbConfig(wandb_mode="disabled")) == []
     with pytest.raises(InputError, match="mlflow.*--report-to"):
         parse_run_config(["--report-to", "wandb", "mlflow"])
