@@ -13,12 +13,12 @@ The rules are van Laarhoven's (2020), whose programs look at the body as it lies
 
 from __future__ import annotations
 
-from collections import deque
 from functools import lru_cache
 from itertools import pairwise
 
 from snake_dist.errors import InputError
 from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.rules import fatal_reason
 
 Roads = dict[Cell, tuple[tuple[Move, Cell], ...]]
 
@@ -29,20 +29,49 @@ def cell_tree_move(state: State) -> Move | None:
     Raises InputError unless `is_cellular` the board.
     """
     check_is_cellular(state.grid_size, state.mode)
-    parents = _tree_of(state.body)
+    _, path = _way(state)
+    return next((move for move, there in _roads_of(state.grid_size)[state.head] if path and there == path[0]), None)
+
+
+def cell_tree_goal(state: State) -> Cell | None:
+    """Return the place that it heads for: the apple, or one that it would cut off, or the farthest; None as above."""
+    return _way(state)[0]
+
+
+def steps_by_road(state: State, goal: Cell) -> dict[Move, tuple[Cell, int | None]]:
+    """Return open road -> (the place it leads to, steps to the goal on it, None if there is no such way).
+
+    Two roads at most; none for a snake that does not keep to the rules.
+    """
+    if not is_cellular(state.grid_size, state.mode):
+        return {}
+    parents, head = _tree_of(state.body, state.grid_size), state.head
+    cells = _cells_of(state.grid_size)
     if not _keeps_to_rules(state, parents):
-        return None
-    length, apple = len(state.body), state.apple
+        return {}
+    return {
+        move: (there, _reach(state, state.body, parents, first=there)[0].get(goal))
+        for move, there in _roads_of(state.grid_size)[head]
+        if fatal_reason(state, move) is None and _may_enter(parents, cells[head], cells[there])
+    }
+
+
+@lru_cache(maxsize=256)
+def _way(state: State) -> tuple[Cell | None, list[Cell]]:
+    """Return (the place it heads for, the places on the way to it); none if the snake does not keep to the rules."""
+    parents = _tree_of(state.body, state.grid_size)
+    if not _keeps_to_rules(state, parents):
+        return None, []
+    apple = state.apple
     steps, before = _reach(state, state.body, parents)
     if apple in steps:
         path = _path(before, apple)
-        body = (*path[::-1], *state.body)[: length + 1]
-        later, _ = _reach(state, body, _tree_of(body))
-        cut_off = [cell for cell in steps if cell not in later and cell not in body]
-        path = _path(before, cut_off[0]) if cut_off else path
+        body = (*path[::-1], *state.body)[: len(state.body) + 1]
+        later, _ = _reach(state, body, _tree_of(body, state.grid_size))
+        goal = next((cell for cell in steps if cell not in later and cell not in body), apple)
     else:  # the longest way there is, until the tail has made room
-        path = _path(before, next(reversed(steps)))
-    return next((move for move, there in _roads_of(state.grid_size)[state.head] if path and there == path[0]), None)
+        goal = next(reversed(steps))
+    return goal, _path(before, goal)
 
 
 def check_is_cellular(grid_size: int, mode: str) -> None:
@@ -59,60 +88,73 @@ def is_cellular(grid_size: int, mode: str) -> bool:
 @lru_cache(maxsize=32)
 def _roads_of(grid_size: int) -> Roads:
     """Return place -> the (move, place) that roads lead to, the one out of the cell first."""
-    board = State(grid_size, "classic", (), None, frozenset(), rng=0)
+    board, cells = State(grid_size, "classic", (), None, frozenset(), rng=0), _cells_of(grid_size)
     roads = {}
     for cell in board.free_cells():
         moves = (Move.UP if cell[0] % 2 else Move.DOWN, Move.LEFT if cell[1] % 2 else Move.RIGHT)
         led = ((move, destination(board, cell, move)) for move in moves)
         inside = [(move, there) for move, there in led if there is not None]
-        roads[cell] = tuple(sorted(inside, key=lambda way: _cell(way[1]) == _cell(cell)))
+        roads[cell] = tuple(sorted(inside, key=lambda way: cells[way[1]] == cells[cell]))
     return roads
 
 
-def _cell(place: Cell) -> Cell:
-    return place[0] // 2, place[1] // 2
+@lru_cache(maxsize=32)
+def _cells_of(grid_size: int) -> dict[Cell, Cell]:
+    """Return place -> its cell of 2 x 2."""
+    return {(x, y): (x // 2, y // 2) for x in range(grid_size) for y in range(grid_size)}
 
 
 def _keeps_to_rules(state: State, parents: dict[Cell, Cell]) -> bool:
     """Return whether the body lies along the roads and entered only its own cell, its parent or one without body."""
-    roads = _roads_of(state.grid_size)
+    roads, cells = _roads_of(state.grid_size), _cells_of(state.grid_size)
     for place, there in pairwise(state.body[::-1]):
-        own, entered = _cell(place), _cell(there)
-        if there not in [led for _, led in roads[place]]:
+        own, entered = cells[place], cells[there]
+        if all(there != led for _, led in roads[place]):
             return False
         if entered != own and parents[entered] != own and parents[own] != entered:
             return False
     return True
 
 
-def _tree_of(body: tuple[Cell, ...]) -> dict[Cell, Cell]:
+def _tree_of(body: tuple[Cell, ...], grid_size: int) -> dict[Cell, Cell]:
     """Return each cell of a body that keeps to the rules -> the cell from which it was entered; the root -> itself."""
+    cells = _cells_of(grid_size)
     parents: dict[Cell, Cell] = {}
-    own = _cell(body[-1])
+    before = cells[body[-1]]
     for place in reversed(body):
-        parents.setdefault(_cell(place), own)
-        own = _cell(place)
+        own = cells[place]
+        if own not in parents:
+            parents[own] = before
+        before = own
     return parents
 
 
-def _reach(state: State, body: tuple[Cell, ...], parents: dict[Cell, Cell]) -> tuple[dict[Cell, int], dict[Cell, Cell]]:
-    """Return (place -> steps to it, nearest first, the head left out; place -> the one before it on that way)."""
-    roads = _roads_of(state.grid_size)
-    free_at = {place: len(body) - i for i, place in enumerate(body)}
+def _reach(
+    state: State, body: tuple[Cell, ...], parents: dict[Cell, Cell], *, first: Cell | None = None
+) -> tuple[dict[Cell, int], dict[Cell, Cell]]:
+    """Return (place -> steps to it, nearest first, the head left out; place -> the one before it on that way).
+
+    With `first`, every way begins with that place.
+    """
+    roads, cells = _roads_of(state.grid_size), _cells_of(state.grid_size)
+    free_at = {place: arrival for arrival, place in enumerate(reversed(body), start=1)}
     steps, before = {body[0]: 0}, {}
-    waiting = deque([body[0]])
-    while waiting:
-        place = waiting.popleft()
-        arrival, own = steps[place] + 1, _cell(place)
+    waiting = [body[0]]
+    for place in waiting:  # grows meanwhile
+        arrival, own = steps[place] + 1, cells[place]
         for _, there in roads[place]:
-            entered = _cell(there)
-            if there in steps or free_at.get(there, 0) > arrival:
+            if there in steps or free_at.get(there, 0) > arrival or (arrival == 1 and first not in (None, there)):
                 continue
-            if entered == own or entered not in parents or parents.get(own) == entered:
+            if _may_enter(parents, own, cells[there]):
                 steps[there], before[there] = arrival, place
                 waiting.append(there)
     del steps[body[0]]
     return steps, before
+
+
+def _may_enter(parents: dict[Cell, Cell], own: Cell, entered: Cell) -> bool:
+    """Return whether the head may go from its cell to this one: its own, one without body, or its own's parent."""
+    return entered == own or entered not in parents or parents.get(own) == entered
 
 
 def _path(before: dict[Cell, Cell], goal: Cell) -> list[Cell]:

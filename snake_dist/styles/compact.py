@@ -32,8 +32,8 @@ BY_LETTER = {move.value[0]: move for move in Move}
 MOVES = "Moves:"
 STEP = re.compile(r" (?P<move>[UDLR])(?P<to>\d+)")
 """After `MOVES`."""
-CYCLE_OPENING = "at "
-"""Begins the replies of style cycle, in which the same words mean slots."""
+PLAN = re.compile(r"(?:\A|(?<=\. ))(at|roads) ")
+"""Begins a plan in the words of styles cycle (`at`, in which the same words mean slots) and roads."""
 PROMPT_START = (
     rf"(?:grid (?P<size>\d{{1,2}}) )?(?:(?P<mode>{'|'.join(MODES[1:])}) )?head (?P<head>(?:\d\d){{1,2}}) apple \d+ "
 )
@@ -44,7 +44,7 @@ _DEFAULT_GRID_SIZE = 10
 # Prompts
 
 
-def _prompt(state: State, apple: Cell) -> str:
+def body_prompt(state: State, apple: Cell) -> str:
     body = render_cells(state.body[1:], state.grid_size)
     blocks = f" blocks {render_cells(sorted(state.obstacles), state.grid_size)}" if state.mode == "obstacles" else ""
     return f"{render_start(state, apple)} body {body}{blocks}"
@@ -72,7 +72,7 @@ def render_cell(cell: Cell, grid_size: int) -> str:
 _PROMPT = re.compile(PROMPT_START + r"body (?P<body>-|\d+(?:-\d+)*)(?: blocks (?:-|\d+(?:-\d+)*))?\Z")
 
 
-def _read_prompt(prompt: str) -> Shown | None:
+def read_body_prompt(prompt: str) -> Shown | None:
     match = _PROMPT.match(prompt)
     return match and read_start(match, length=1 if match["body"] == "-" else 2)
 
@@ -87,8 +87,13 @@ def read_start(match: Match[str], length: int) -> Shown:
 # Completions
 
 
-def _compact_completion(state: State, move: Move, _policy: str) -> str:
-    return f"{_surroundings(state)}. {_legal(state)}. {_apple(state)}. Move: {move.value}"
+def compact_completion(state: State, move: Move, _policy: str) -> str:
+    return f"{around_head(state)}. {_apple(state)}. Move: {move.value}"
+
+
+def around_head(state: State) -> str:
+    """Return what lies around the head, and the legal moves."""
+    return f"{_surroundings(state)}. {_legal(state)}"
 
 
 def _move_completion(_state: State, move: Move, _policy: str) -> str:
@@ -106,7 +111,7 @@ def _path_completion(state: State, move: Move, policy: str) -> str:
         taken = POLICIES[policy](now) if walked else move
         now = step(now, taken)
         walked.append(f"{taken.value[0]}{render_cell(now.head, now.grid_size)}")
-    return f"{_surroundings(state)}. {_legal(state)}. {_apple(state)}. {MOVES} {' '.join(walked)}"
+    return f"{around_head(state)}. {_apple(state)}. {MOVES} {' '.join(walked)}"
 
 
 def _surroundings(state: State) -> str:
@@ -168,8 +173,8 @@ _SIDES = re.compile(r"(?<!\S)apple (\d+ [LR-]) (\d+ [UD-])(?=\.|$)")
 def _check_claims(state: State, reply: str) -> Iterator[Claim]:
     """Yield a claim for each direction, one for the legal moves, one for each side of the apple, one for each cell of
     the path."""
-    if reply.startswith(CYCLE_OPENING):
-        return
+    if plan := PLAN.search(reply):
+        reply = reply[: plan.start()]
     ok, moves = _OK.search(reply), reply.find(MOVES)
     moves = moves if moves >= 0 else len(reply)
     for match in _CELL.finditer(reply, 0, ok.start() if ok else moves):
@@ -186,8 +191,8 @@ def _check_claims(state: State, reply: str) -> Iterator[Claim]:
 
 
 STYLES = {
-    "compact": Style(_prompt, _read_prompt, _compact_completion, _check_claims),
-    "move": Style(_prompt, _read_prompt, _move_completion, _check_claims),
-    "facts": Style(_prompt, _read_prompt, _facts_completion, _check_claims),
-    "path": Style(_prompt, _read_prompt, _path_completion, _check_claims),
+    "compact": Style(body_prompt, read_body_prompt, compact_completion, _check_claims),
+    "move": Style(body_prompt, read_body_prompt, _move_completion, _check_claims),
+    "facts": Style(body_prompt, read_body_prompt, _facts_completion, _check_claims),
+    "path": Style(body_prompt, read_body_prompt, _path_completion, _check_claims),
 }

@@ -9,6 +9,9 @@ of up to `MAX_SHORTCUTS` moves where moves lead, nearest first and up to the fir
 farthest within. Without: `follow`, and up to `MAX_MOVES` moves and their slots:
 `at 23 apple 72 072 tail 21 121 reach 072. D024 R026 L116 so R026. ... Moves: R R`
 `at 98 apple 19 tail 41 follow. Moves: U99 U00 U01`
+
+Style look-cycle shows the whole body, in the prompt of `styles.compact`, and says what lies around the head before it
+plans: `U35 apple D33 L24 R44. ok U D L R. at 25 ...`. To a snake off the cycle it teaches what compact does.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.heuristics.hamiltonian import CycleView, cycle_slots, shortcut_path, view_cycle
 from snake_dist.styles.compact import (
     BY_LETTER,
-    CYCLE_OPENING,
     MAX_MOVES,
     MOVES,
+    PLAN,
     PROMPT_START,
     STEP,
+    around_head,
+    body_prompt,
+    compact_completion,
+    read_body_prompt,
     read_start,
     render_cell,
     render_start,
@@ -67,10 +74,17 @@ def _completion(state: State, move: Move, _policy: str) -> str:
     at, apple, tail = (f"{slot % count:0{own}}" for slot in (view.head, view.apple, view.tail))
     if view.reach is None:
         walked = " ".join(f"{taken.value[0]}{slot % count:0{own}}" for taken, slot in path)
-        return f"{CYCLE_OPENING}{at} apple {apple} tail {tail} follow. {MOVES} {walked}"
+        return f"at {at} apple {apple} tail {tail} follow. {MOVES} {walked}"
     slots = f"apple {apple} {_counted_on(state, view.apple)} tail {tail} {_counted_on(state, view.tail)}"
     choices = f"reach {_counted_on(state, view.reach)}. {_choices(state, view, path)}"
-    return f"{CYCLE_OPENING}{at} {slots} {choices} {MOVES} {' '.join(taken.value[0] for taken, _ in path)}"
+    return f"at {at} {slots} {choices} {MOVES} {' '.join(taken.value[0] for taken, _ in path)}"
+
+
+def _look_completion(state: State, move: Move, policy: str) -> str:
+    """Return what lies around the head and the plan, where `move` follows the cycle; else what compact says."""
+    if next((taken for taken, _ in shortcut_path(state)), None) is not move:
+        return compact_completion(state, move, policy)
+    return f"{around_head(state)}. {_completion(state, move, policy)}"
 
 
 def _counted_on(state: State, slot: int) -> str:
@@ -115,16 +129,18 @@ def _check_claims(state: State, reply: str) -> Iterator[Claim]:
     A second number is the slot counted on from the head's, as are the reach and the slots of moves before `Moves:`.
     No claim about slots is true of a snake off the cycle.
     """
-    if not reply.startswith(CYCLE_OPENING):
+    plan = PLAN.search(reply)
+    if plan is None or plan[1] != "at":
         return
     view = view_cycle(state)
     _, count = cycle_slots(state.grid_size, state.mode)
-    for match in _SLOTS.finditer(reply):
+    for match in _SLOTS.finditer(reply, plan.start()):
         yield Claim(*match.span(), view is not None and _is_slot(view, count, match))
-    for match in _FOLLOW.finditer(reply):
+    for match in _FOLLOW.finditer(reply, plan.start()):
         yield Claim(*match.span(), view is not None and view.reach is None)
     moves = reply.find(MOVES) if MOVES in reply else len(reply)
-    yield from _check_walk(state, ((match, bool(match["so"])) for match in _CHOICE.finditer(reply, 0, moves)))
+    choices = _CHOICE.finditer(reply, plan.start(), moves)
+    yield from _check_walk(state, ((match, bool(match["so"])) for match in choices))
     yield from _check_walk(state, ((match, True) for match in STEP.finditer(reply, moves)))
 
 
@@ -152,6 +168,8 @@ def _check_walk(state: State, moves: Iterable[tuple[Match[str], bool]]) -> Itera
             here, slot = there, slot if there is None else to
 
 
+_TEACHER = "hamiltonian-shortcuts"
 STYLES = {
-    "cycle": Style(_prompt, _read_prompt, _completion, _check_claims, teacher="hamiltonian-shortcuts", on_cycle=True),
+    "cycle": Style(_prompt, _read_prompt, _completion, _check_claims, _TEACHER, on_cycle=True),
+    "look-cycle": Style(body_prompt, read_body_prompt, _look_completion, _check_claims, _TEACHER),
 }

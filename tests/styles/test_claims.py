@@ -51,6 +51,11 @@ FALSE = [
     ("free 00 99 so 99. Moves: U", "00 99"),
     ("free 00 99 so 99. Moves: U", "so 99"),
     ("free 00 so 00", "so 00"),
+    ("ok U. at 99 apple 3 tail 4 reach 3. Moves: U9", "at 99"),
+    ("ok U D L R. at 1 follow. Moves: U9", "ok U D L R"),
+    ("ok U. roads to 99. U99. Moves: U", "99"),
+    ("ok U. roads to 00. U99. Moves: U", "U99"),
+    ("ok U. roads to 00. U01 9 R10 3 so R10. Moves: R", "U01 9 R10 3 so R10"),
 ]
 
 

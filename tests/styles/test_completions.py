@@ -296,6 +296,63 @@ def test_style_cycle_teaches_nothing_else() -> None:
             render_completion(state, move, "cycle", "hamiltonian-shortcuts")
 
 
+def check_look_cycle(state: State, move: Move, compact: str, text: str) -> None:
+    """What lies around the head, then what style cycle says; compact's words where that has none."""
+    try:
+        plan = render_completion(state, move, "cycle", "hamiltonian-shortcuts")
+    except ValueError:
+        assert text == compact
+    else:
+        assert text == f"{compact.partition('. apple ')[0]}. {plan}"
+
+
+def open_roads(state: State) -> dict[str, Cell]:
+    """Move -> place, by the rules: on the right, into the own cell of 2 x 2, one without body, or the own's parent."""
+    head, cells = state.head, [(x // 2, y // 2) for x, y in state.body]
+    own = cells[0]
+    came = len(cells) - 1 - cells[::-1].index(own)  # the earliest place of the body in the head's cell
+    parent = cells[came + 1] if came + 1 < len(cells) else own
+    found = {}
+    for name in ("UP" if head[0] % 2 else "DOWN", "LEFT" if head[1] % 2 else "RIGHT"):
+        there = neighbor(state, head, name)
+        if there is not None and not is_fatal(state, name):
+            cell = there[0] // 2, there[1] // 2
+            if cell in (own, parent) or cell not in cells:
+                found[name] = there
+    return found
+
+
+def check_roads(state: State, move: Move, policy: str, compact: str, text: str) -> None:
+    """The way to the goal, 16 moves at most: open roads, the one taken as short as any; or compact's words."""
+    match = re.fullmatch(r"(.*)\. roads to (\d+)\. ([^.]*)\. Moves: ([UDLR ]+)", text)
+    if match is None:
+        assert text == compact
+        return
+    assert match[1] == compact.partition(". apple ")[0]
+    width, before, told = len(str(state.grid_size - 1)), state, match[3].split(", ")
+    moves = match[4].split()
+    assert len(told) == len(moves) <= 16
+
+    def name(cell: Cell) -> str:
+        return f"{cell[0]:0{width}}{cell[1]:0{width}}"
+
+    for words, letter in zip(told, moves, strict=True):
+        assert before.score == state.score
+        taken = move if before is state else POLICIES[policy](before)
+        assert letter == taken.value[0]
+        roads = {each[0] + name(there): there for each, there in open_roads(before).items()}
+        said = dict(re.findall(r"([UDLR]\d+)(?: (\d+|-))?", words.partition(" so ")[0]))
+        assert said.keys() == roads.keys()
+        steps = {road: float("inf") if number == "-" else int(number or 0) for road, number in said.items()}
+        before = step(before, taken)
+        into = letter + name(before.head)
+        assert words.rpartition(" so ")[2] == into
+        if policy == "cell-tree":
+            assert steps[into] == min(steps.values())
+            assert steps[into] < float("inf")
+    assert match[2] == name(before.head) or len(moves) == 16 or before.score == state.score
+
+
 def check(state: State, move: Move, policy: str) -> Iterator[str]:
     for style in [name for name, style in STYLES.items() if not style.on_cycle]:
         text = render_completion(state, move, style, policy)
@@ -313,6 +370,10 @@ def check(state: State, move: Move, policy: str) -> Iterator[str]:
             check_path(state, move, policy, path)
         elif style == "turned":
             check_turned(state, move, policy, text)
+        elif style == "look-cycle":
+            check_look_cycle(state, move, compact, text)
+        elif style == "roads":
+            check_roads(state, move, policy, compact, text)
         elif style == "sentence":
             assert text.startswith(f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n")
             assert text.endswith(f"\n\nConclusion: The move is: {move.value}")
@@ -345,6 +406,12 @@ NUM_CLAIMS = {"sentence": 14, "board": 18, "short": 5, "compact": 7, "move": 0, 
 
 
 def num_claims(style: str, completion: str) -> int:
+    _, found, plan = completion.partition(". at ")
+    if style == "look-cycle":
+        return num_claims("cycle", f"at {plan}") + 5 if found else num_claims("compact", completion)
+    _, found, plan = completion.partition(". roads ")
+    if style == "roads":
+        return len(plan.split(", ")) + 6 if found else num_claims("compact", completion)
     text = completion if style == "cycle" else completion.partition("Moves: ")[2]
     if style == "turned":
         return 2 * len(text.split())
