@@ -58,7 +58,8 @@ def jobs_of(group: str, *, tiny: bool) -> list[Job]:
         places = [(kind, on_cpu) for kind in (kinds[:1] if tiny else kinds) for on_cpu in (True, False)]
         return [(group, "losses", {"adapter": kind, "dtype": dtype, "on_cpu": c}) for (kind, dtype), c in places]
     if group == "profile":
-        return [(group, "step_profile", {"shape": shape, "tiny": tiny})]
+        layers = ("kernels", "compiled")
+        return [(group, "step_profile", {"shape": shape, "tiny": tiny, "layers": each}) for each in layers]
     if group == "decode":
         return [
             (group, "decode", {"shape": "tiny" if tiny else "0.13B", "tiny": tiny, "num_prompts": number})
@@ -84,6 +85,7 @@ def step(*, contender: str, shape: str, tiny: bool) -> dict[str, Any]:
         "ms": [1e3 * each for each in seconds],
         "trained_tokens_per_s": [tokens / each for tokens, each in zip(trained, seconds, strict=True)],
         "warm_s": sum(turn.seconds[:NUM_WARM]),
+        "mfu": turn.mfu[NUM_WARM:],
         "peak_gib": turn.peak_gib,
         "losses": turn.losses[-2:],
         **turn.notes,
@@ -164,12 +166,14 @@ def table(entries: list[dict[str, Any]]) -> str:
         if entry.get("job") == "step" and "ms" in entry:
             steps.setdefault((entry["group"], entry["options"]["contender"]), []).append(entry)
     if steps:
-        lines += ["", "| shape | contender | ms | trained tokens/s | peak GiB | turns |", "|---|---|---|---|---|---|"]
+        lines += ["", "| shape | contender | ms | trained tokens/s | MFU | peak GiB | turns |", "|---" * 7 + "|"]
     for (shape, contender), turns in steps.items():
         ms = median(each for turn in turns for each in turn["ms"])
         rate = median(each for turn in turns for each in turn["trained_tokens_per_s"])
         peak = max(turn["peak_gib"] for turn in turns)
-        lines.append(f"| {shape} | {contender} | {ms:.1f} | {rate:,.0f} | {peak:.1f} | {len(turns)} |")
+        shares = [each for turn in turns for each in turn["mfu"]]
+        mfu = f"{median(shares):.2f}" if shares else "-"
+        lines.append(f"| {shape} | {contender} | {ms:.1f} | {rate:,.0f} | {mfu} | {peak:.1f} | {len(turns)} |")
     for entry in entries:
         if entry["group"] == "machine" or "ms" in entry:
             continue

@@ -28,6 +28,8 @@ class Turn:
     seconds: list[float] = field(default_factory=list)
     trained_tokens: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    mfu: list[float] = field(default_factory=list)
+    """Of this package's steps, on cards whose peak is known."""
     peak_gib: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -111,6 +113,7 @@ def snake_dist(shape: str, lines: Lines, num_steps: int, **options: Any) -> Turn
         now = time.perf_counter()
         turn.seconds.append(now - last)
         turn.losses.append(metrics["train/loss"])
+        turn.mfu += [metrics["train/mfu"]] if "train/mfu" in metrics else []
         ids = trainer.stream.step_examples(step - 1)
         turn.trained_tokens.append(int(trainer.dataset.num_loss_tokens[ids].sum()))
         last = now
@@ -185,7 +188,7 @@ def trl(shape: str, lines: Lines, num_steps: int, *, packing: bool = False, lige
         max_length=row if packing else int(dataset.lengths.max()),
         learning_rate=LEARNING_RATE, bf16=on_gpu, use_cpu=not on_gpu, use_liger_kernel=liger,
     )  # fmt: skip
-    return Turn(done.seconds, done.trained_tokens, done.losses, peak_gib())
+    return Turn(done.seconds, done.trained_tokens, done.losses, peak_gib=peak_gib())
 
 
 def _tokenizer() -> Any:

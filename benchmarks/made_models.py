@@ -70,16 +70,19 @@ def peak_gib() -> float:
 
 
 def made(shape: str, dtype: str = "bfloat16") -> Any:
-    """Return a random model of this shape on the device."""
+    """Return a random model of this shape on the device.
+
+    A tiny one is drawn on the host: its losses can be compared with those of a CPU, whose generator is another.
+    """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192)
     config.dtype = getattr(torch, dtype)
-    with torch.device(device()):
+    with torch.device("cpu" if shape == "tiny" else device()):
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
-    return model.requires_grad_(False)
+    return model.requires_grad_(False).to(device())
 
 
 class MadeLines:
