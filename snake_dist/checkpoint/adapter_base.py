@@ -105,8 +105,8 @@ def _find_base(named: str, metadata: dict[str, Any], options: AdapterOptions) ->
         )
     if trained_on not in (None, revision):
         print(
-            f"notice: {named}: {location} cannot be compared with the base model of its training, "
-            f"{metadata['base_model']} ({trained_on}): one is on the hub, one in a directory",
+            f"notice: {named}: whether {location} is the base model of its training cannot be told: that was "
+            f"{metadata['base_model']} ({trained_on}), this is {revision}",
             file=sys.stderr,
         )
     return location

@@ -102,7 +102,7 @@ class ModelShape:
     vocab_size: int | None
     """Rows of the embedding: token ids are below it. None if the configuration does not say."""
     revision: str
-    """Commit on the hub, digest of local weights' names, sizes and first and last MiB, or the embedded one's package."""
+    """Commit on the hub, digest of local weights' names, sizes, first and last MiB, or the embedded one's package."""
 
 
 def model_shape(location: str, *, trust_remote_code: bool = False) -> ModelShape:
