@@ -46,7 +46,8 @@ class Climb:
     """Train in stages, each from the adapter of the stage before, and judge every stage by playing."""
 
     recipe: Path
-    """YAML file of the stages (docs/climb.md), or a ready one: exact-4x4, fill-10x10, small-boards, styles-10x10."""
+    """YAML file of the stages (docs/climb.md), or a ready one: exact-4x4, exact-5x5, fill-10x10,
+    look-10x10, small-boards, styles-10x10."""
     output: Path
     """Directory of this climb; the same command resumes a climb that was stopped."""
     dry_run: bool = False

@@ -4,7 +4,7 @@ The prompt is that of `styles.compact`, with the whole body. The completion says
 then the place that the teacher heads for (`heuristics.cell_tree`), the apple or one that it would cut off; for each of
 up to `MAX_MOVES` moves to it the roads that the rules leave open, where there are two with the steps that the way to
 the goal takes on either (`-`: none), and which is taken; last the moves:
-`U35 D33 L24 neck R44. ok U D R. roads to 56. U35 9 R44 5 so R44, R54, U55 2 R64 4 so U55, U56. Moves: R R U U`
+`U35 D33 L24 neck R44. ok U D R. roads to 56. R44 5 U35 9 so R44, R54, R64 6 U55 2 so U55, U56. Moves: R R U U`
 
 To a snake that does not lie along the roads it teaches what compact does.
 """
