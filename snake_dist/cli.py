@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import signal
 import sys
 import time
@@ -62,6 +63,8 @@ def run_launcher(main: Any) -> None:
     """
     from snake_dist.cluster.world import world_from_environment
 
+    # PyTorch's C++ warnings, of a group that an error leaves, say: pages beside the line that is the user's.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with _disk_errors_in_a_line():
             main(sys.argv[1:])

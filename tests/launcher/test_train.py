@@ -227,6 +227,28 @@ def test_an_error_stands_on_a_line_of_its_own_though_a_bar_is_drawn(tmp_path):
     assert "with_bar.py: error: no space left" in lines, done.stderr
 
 
+def test_an_error_stands_alone_without_pytorchs_own_warnings(tmp_path):
+    """Here of a rank that is gone; on a GPU of a group that an error leaves."""
+    program = tmp_path / "alone.py"
+    program.write_text(
+        "from datetime import timedelta\n"
+        "from snake_dist.errors import InputError\n"
+        "from snake_dist.cli import run_launcher\n"
+        "def main(argv):\n"
+        "    from torch.distributed import TCPStore\n"
+        "    server = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)\n"
+        "    client = TCPStore('127.0.0.1', server.port, wait_for_workers=False, timeout=timedelta(seconds=5))\n"
+        "    del server\n"
+        "    try:\n"
+        "        client.get('a rank')\n"
+        "    except RuntimeError:\n"
+        "        raise InputError('nobody is there') from None\n"
+        "run_launcher(main)\n"
+    )
+    done = run_program([sys.executable, program], tmp_path)
+    assert done.stderr == "alone.py: error: nobody is there\n"
+
+
 @pytest.mark.slow
 def test_the_default_run_beats_its_base_by_more_than_chance(tmp_path):
     """What `make train` shows, for real: SmolLM2-135M, two DeepSpeed ranks, generated data, games at the end."""
