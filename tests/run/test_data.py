@@ -18,7 +18,7 @@ from snake_dist.run.board import Board, find_board, name_style
 from snake_dist.run.config import parse_run_config
 from snake_dist.run.data import RunData, default_generation, prepare_data
 from snake_dist.run.summary import data_notices, render_data
-from snake_dist.styles.catalog import STYLES
+from snake_dist.styles.catalog import STYLES, teacher_on
 from tests.support.runs import tiny_data
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -43,8 +43,7 @@ def prepared(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def generated(directory: Path, style: str) -> list[dict[str, Any]]:
-    policy = STYLES[style].teacher
-    tiny_data(directory / style, style=style, policy=policy, max_steps_per_game=6)
+    tiny_data(directory / style, style=style, policy=teacher_on(style, 5, "classic"), max_steps_per_game=6)
     (path,) = (directory / style).glob("*.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -96,7 +95,7 @@ def test_data_tokenized_before_lines_named_their_style_is_still_used(tmp_path: P
 def test_default_data_of_any_style_can_be_generated(style: str) -> None:
     from snake_dist.data.generation_config import check_generation
 
-    config = default_generation(Board(5, "classic", style), seed=0)
+    config = default_generation(Board(4, "classic", style), seed=0)  # where every teacher plays
     check_generation(config)
     assert (config.policy, config.style) == (STYLES[style].teacher, style)
 
