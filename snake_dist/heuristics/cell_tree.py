@@ -34,8 +34,11 @@ def cell_tree_move(state: State) -> Move | None:
 
 
 def cell_tree_goal(state: State) -> Cell | None:
-    """Return the place that it heads for: the apple, or one that it would cut off, or the farthest; None as above."""
-    return _way(state)[0]
+    """Return the place that it heads for: the apple, or one that it would cut off, or the farthest.
+
+    None for a snake that does not keep to the rules, and where the board is not `is_cellular`.
+    """
+    return _way(state)[0] if is_cellular(state.grid_size, state.mode) else None
 
 
 def steps_by_road(state: State, goal: Cell) -> dict[Move, tuple[Cell, int | None]]:

@@ -22,7 +22,7 @@ from itertools import islice
 from re import Match
 
 from snake_dist.game.board import Cell, Move, State, destination
-from snake_dist.heuristics.hamiltonian import CycleView, cycle_slots, shortcut_path, view_cycle
+from snake_dist.heuristics.hamiltonian import CycleView, cycle_slots, shortcut_move, shortcut_path, view_cycle
 from snake_dist.styles.compact import (
     BY_LETTER,
     MAX_MOVES,
@@ -82,7 +82,7 @@ def _completion(state: State, move: Move, _policy: str) -> str:
 
 def _look_completion(state: State, move: Move, policy: str) -> str:
     """Return what lies around the head and the plan, where `move` follows the cycle; else what compact says."""
-    if next((taken for taken, _ in shortcut_path(state)), None) is not move:
+    if shortcut_move(state) is not move:
         return compact_completion(state, move, policy)
     return f"{around_head(state)}. {_completion(state, move, policy)}"
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from snake_dist.game.board import Cell, Move, State
 from snake_dist.game.rules import step
 from snake_dist.heuristics.cell_tree import cell_tree_goal, steps_by_road
-from snake_dist.heuristics.policies import POLICIES, plays_on
+from snake_dist.heuristics.policies import POLICIES
 from snake_dist.styles.compact import (
     BY_LETTER,
     MAX_MOVES,
@@ -35,11 +35,17 @@ Roads = dict[Move, tuple[Cell, int | None]]
 
 
 def _completion(state: State, move: Move, policy: str) -> str:
-    goal = _goal(state)
+    goal = cell_tree_goal(state)
     now = state
     told: list[str] = []
     walked: list[str] = []
-    while goal and now.end is None and now.score == state.score and _goal(now) == goal and len(walked) < MAX_MOVES:
+    while (
+        goal
+        and now.end is None
+        and now.score == state.score
+        and cell_tree_goal(now) == goal
+        and len(walked) < MAX_MOVES
+    ):
         taken = POLICIES[policy](now) if walked else move
         if taken not in (roads := steps_by_road(now, goal)):
             break
@@ -50,10 +56,6 @@ def _completion(state: State, move: Move, policy: str) -> str:
         return compact_completion(state, move, policy)
     to = render_cell(goal, state.grid_size)
     return f"{around_head(state)}. roads to {to}. {', '.join(told)}. {MOVES} {' '.join(walked)}"
-
-
-def _goal(state: State) -> Cell | None:
-    return cell_tree_goal(state) if plays_on("cell-tree", state.grid_size, state.mode) else None
 
 
 def _roads(state: State, roads: Roads, taken: Move) -> str:
@@ -78,7 +80,7 @@ def _check_claims(state: State, reply: str) -> Iterator[Claim]:
     plan, said = PLAN.search(reply), _GOAL.search(reply)
     if plan is None or plan[1] != "roads" or said is None:
         return
-    goal = _goal(state)
+    goal = cell_tree_goal(state)
     yield Claim(*said.span(1), goal is not None and said[1] == render_cell(goal, state.grid_size))
     now: State | None = state  # None: behind a move that could not be made
     at = said.end()
