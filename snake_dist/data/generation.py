@@ -7,6 +7,7 @@ few chunks wait at a time, on disk and not in memory.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from snake_dist.cores import usable_cores
 from snake_dist.data.game_lines import Outcome, part_path, play_chunk, write_json
@@ -64,23 +65,43 @@ def _play_all(config: GenerationConfig, directory: Path, workers: int) -> dict[s
     chunks = [range(i, min(i + chunk, config.games)) for i in range(0, config.games, chunk)]
     played = ordered_map(partial(play_chunk, config, directory), chunks, workers)
     outcomes: list[Outcome] = []
+    seen, num_repeated = Counter[str](), 0
     bar = tqdm(total=config.games, desc="games", unit="game", disable=None)  # None: no bar unless stderr is a terminal
     with (directory / f"{config.policy.upper()}_dataset.jsonl").open("wb") as dataset, closing(played), bar:
         for games, part_outcomes in zip(chunks, played, strict=True):
             part = part_path(directory, games)
             with part.open("rb") as lines:
-                shutil.copyfileobj(lines, dataset, 1 << 20)
+                num_repeated += _append(lines, dataset, config.max_lines_per_prompt, seen)
             part.unlink()
             outcomes += part_outcomes
             bar.update(len(games))
         dataset.flush()
         os.fsync(dataset.fileno())
-    return _summary(config, outcomes)
+    return _summary(config, outcomes, num_repeated)
 
 
-def _summary(config: GenerationConfig, outcomes: list[Outcome]) -> dict[str, Any]:
+def _append(lines: BinaryIO, dataset: BinaryIO, most: int, seen: Counter[str]) -> int:
+    """Append the lines, of those with one prompt the first `most` (0: all); returns how many were left out.
+
+    `seen` counts the lines of each prompt, from the first part on.
+    """
+    if most == 0:
+        shutil.copyfileobj(lines, dataset, 1 << 20)
+        return 0
+    num_left_out = 0
+    for line in lines:
+        prompt = json.loads(line)["prompt"]
+        seen[prompt] += 1
+        if seen[prompt] <= most:
+            dataset.write(line)
+        else:
+            num_left_out += 1
+    return num_left_out
+
+
+def _summary(config: GenerationConfig, outcomes: list[Outcome], num_repeated: int) -> dict[str, Any]:
     scores, ends = [game.score for game in outcomes], Counter(game.end for game in outcomes)
-    dropped = sum((game.dropped for game in outcomes), Counter[str]())
+    dropped = sum((game.dropped for game in outcomes), Counter[str](max_lines_per_prompt=num_repeated))
     num_moves = sum(game.num_moves for game in outcomes)
     kept = num_moves - dropped.total()
     return {

@@ -15,6 +15,7 @@ FILTERS = (
     "min_snake_length",
     "max_snake_length",
     "max_lines_per_length",
+    "max_lines_per_prompt",
     "min_score",
     "only_survived",
     "only_shortest_path",
@@ -55,6 +56,9 @@ class GenerationConfig:
     """Write no lines of longer snakes; 0 for no limit."""
     max_lines_per_length: int = 0
     """Write at most this many lines of each snake length from a game, drawn at random; 0 for no limit."""
+    max_lines_per_prompt: int = 0
+    """Write at most this many lines of each prompt, those of the first games; 0 for no limit. The games of a small
+    board come to a few positions again and again, and to most of them seldom."""
     min_score: int = 0
     """Write no lines of games with fewer apples."""
     only_survived: bool = False
@@ -88,7 +92,9 @@ def check_generation(config: GenerationConfig) -> None:
         )
     if config.seed_range not in SEED_RANGES:
         raise InputError(f"unknown seed range {config.seed_range!r}: choose from {', '.join(SEED_RANGES)}")
-    check_at_least(config, games=1, max_steps_per_game=0, max_lines_per_length=0)
+    check_at_least(config, games=1, max_steps_per_game=0, max_lines_per_length=0, max_lines_per_prompt=0)
+    if config.max_lines_per_prompt and config.augment_symmetries:
+        raise InputError("--max-lines-per-prompt counts lines as they are played: not with --augment-symmetries")
     first, last = config.seed, config.seed + config.games - 1
     seeds = SEED_RANGES[config.seed_range]
     if first not in seeds or last not in seeds:

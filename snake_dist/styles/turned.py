@@ -5,8 +5,8 @@ The prompt is `grid 4 turn 5 snake f g h l apple c`: head first, in the one of t
 cells its x and y, as in `styles.compact`. So a position and its mirror images differ in the number of the turn alone.
 
 The completion says of every move of the teacher's to the apple, `MAX_MOVES` at most, which cells the head may enter
-and which it does, on the board shown; then the moves on the board that is played, which it turns back itself:
-`free b e so b, a c so c. Moves: R D`
+and which it does, on the board shown, and by which move of the board that is played; then the moves once more:
+`free b e so b R, a c so c D. Moves: R D`
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _completion(state: State, move: Move, policy: str) -> str:
         taken = POLICIES[policy](now) if walked else move
         free = _free(now, turn)
         now = step(now, taken)
-        thought.append(f"{free} so {_name(now, now.head, turn)}")
         walked.append(taken.value[0])
+        thought.append(f"{free} so {_name(now, now.head, turn)} {walked[-1]}")
     return f"{_OPENING}{', '.join(thought)}. {MOVES} {' '.join(walked)}"
 
 
@@ -93,23 +93,29 @@ def _free(state: State, turn: int) -> str:
 
 # Claims
 
-_STEP = re.compile(r"(?:(?<=free )|(?<=, ))(?P<free>\w+(?: \w+){0,3}) (?P<so>so (?P<to>\w+))(?=[,.]|$)")
-_MOVES = re.compile(rf"{MOVES}(?P<moves>(?: [UDLR])+)")
+_STEP = re.compile(
+    r"(?:(?<=free )|(?<=, ))(?P<free>\w+(?: \w+){0,3}) (?P<so>so (?P<to>\w+) (?P<letter>[UDLR]))(?=[,.]|$)"
+)
+_MOVES = re.compile(rf"{MOVES} (?P<letters>[UDLR](?: [UDLR])*)")
 
 
 def _check_claims(state: State, reply: str) -> Iterator[Claim]:
-    """Yield two claims for each move: the cells that are free for it, and that it leads to the cell named."""
+    """Yield two claims for each move: the cells that are free for it, and that it leads to the cell named; then one for
+    the moves, that they are those named before."""
     if not reply.startswith(_OPENING):
         return
     turn = lowest_turn(state)
-    moves = _MOVES.search(reply)
-    taken = [BY_LETTER[letter] for letter in moves["moves"].split()] if moves else []
     now: State | None = state  # None: behind a move that could not be made
-    for i, match in enumerate(_STEP.finditer(reply)):
+    named = []
+    for match in _STEP.finditer(reply):
         now = now if now is not None and now.end is None and now.score == state.score else None
         yield Claim(*match.span("free"), now is not None and match["free"] == _free(now, turn))
-        now = step(now, taken[i]) if now and i < len(taken) and taken[i] in legal_moves(now) else None
+        move = BY_LETTER[match["letter"]]
+        now = step(now, move) if now and move in legal_moves(now) else None
         yield Claim(*match.span("so"), now is not None and match["to"] == _name(now, now.head, turn))
+        named.append(match["letter"])
+    if moves := _MOVES.search(reply):
+        yield Claim(*moves.span(), moves["letters"].split() == named)
 
 
 STYLES = {"turned": Style(_prompt, _read_prompt, _completion, _check_claims, teacher="optimal")}

@@ -136,6 +136,7 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
             "min_snake_length": 0,
             "max_snake_length": 0,
             "max_lines_per_length": 0,
+            "max_lines_per_prompt": 0,
             "min_score": num_weak,
             "only_survived": num_lost,
             "only_shortest_path": off_path,
@@ -151,6 +152,20 @@ def test_filters_take_out_what_they_say_and_count_it(tmp_path: Path) -> None:
     assert [line for line in lines if line in some] == some
     assert 0.2 < len(some) / len(lines) < 0.4
     assert thinned["lines"]["dropped"]["line_rate"] == len(lines) - len(some)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_prompt_gets_its_first_lines_alone(tmp_path: Path, workers: int) -> None:
+    base = replace(SMALL, policy="bfs", grid_size=4, style="move", games=70)  # of several parts
+    _, lines = run(tmp_path / "all", base)
+    summary, kept = run(tmp_path / "kept", replace(base, max_lines_per_prompt=2), workers)
+    seen, wanted = Counter[str](), []
+    for line in lines:
+        seen[line["prompt"]] += 1
+        wanted += [line] if seen[line["prompt"]] <= 2 else []
+    assert kept == wanted
+    assert 0 < summary["lines"]["dropped"]["max_lines_per_prompt"] == len(lines) - len(kept)
+    assert summary["lines"]["written"] == len(kept)
 
 
 def test_long_snakes_get_as_many_lines_as_short_ones(tmp_path: Path) -> None:
@@ -316,6 +331,7 @@ def test_dev_and_test_games_need_to_be_asked_for(tmp_path: Path) -> None:
         ({"min_snake_length": 26}, "--min-snake-length 26: 0 to 25"),
         ({"min_snake_length": 9, "max_snake_length": 8}, "--min-snake-length 9 is above --max-snake-length 8"),
         ({"max_lines_per_length": -1}, "--max-lines-per-length -1: at least 0"),
+        ({"max_lines_per_prompt": 1, "augment_symmetries": True}, "not with --augment-symmetries"),
         ({"style": "cycle"}, "--style cycle needs --policy hamiltonian-shortcuts: got bfs"),
         ({"style": "cycle", "policy": "hamiltonian-shortcuts", "mode": "obstacles"}, "not with --mode obstacles"),
     ],
