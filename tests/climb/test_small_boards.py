@@ -26,7 +26,7 @@ def test_the_first_stage_still_learns_to_play(tmp_path: Path, recipe_name: str, 
     recipe |= {"stages": recipe["stages"][:1], "play": {"games": 40, "bank-states": 0}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [*launcher("climb"), "--recipe", tmp_path / "recipe.yaml", "--output", tmp_path / "climb"]
-    done = run_program(command, ROOT, timeout_s=7200)
+    done = run_program(command, ROOT, timeout_s=14_400)
     assert done.returncode == 0, done.stderr[-3000:]
     [stage] = json.loads((tmp_path / "climb/climb.json").read_text())["stages"]
     assert stage["apples"]["ci95"][0] > min_mean_apples, stage
