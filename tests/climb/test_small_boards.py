@@ -17,7 +17,7 @@ from tests.support.processes import ROOT, launcher, run_program
     [
         # What greedy eats on this board (random legal moves 5.3, BFS 16.2, this recipe 26.8 when it was written).
         ("small-boards", 14.9),
-        # The same, of at most 15 apples (this recipe 13.9).
+        # The same, of at most 15 apples (this recipe 14.8).
         ("exact-4x4", 10.2),
     ],
 )
