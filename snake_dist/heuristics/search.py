@@ -102,18 +102,23 @@ def tail_distances(state: State) -> dict[Move, int]:
 
 
 def safe_first_moves(state: State) -> Iterator[Move]:
-    """Yield the moves that begin a shortest path to the apple after which the snake is tail-safe.
+    """Yield the moves that begin one of the `safe_paths`."""
+    return (path[0] for path in safe_paths(state))
 
-    They come in the order of `Move`. For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe
-    path beyond them goes unseen.
+
+def safe_paths(state: State) -> Iterator[list[Move]]:
+    """Yield for each first move, in the order of `Move`, a shortest path to the apple after which the snake is
+    tail-safe, if there is one.
+
+    For each first move up to `MAX_PATHS_TRIED` paths are simulated; a safe path beyond them goes unseen.
     """
     layers = _apple_layers(state)
     if not layers or not _may_be_safe(state, len(layers)):
         return
     for first in Move:
         paths = islice(_shortest_paths(state, layers, first), MAX_PATHS_TRIED)
-        if any(tail_distance(state, body_after(state, path)) is not None for path in paths):
-            yield first
+        safe = (path for path in paths if tail_distance(state, body_after(state, path)) is not None)
+        yield from islice(safe, 1)
 
 
 def optimal_moves(state: State) -> frozenset[Move]:
