@@ -47,7 +47,7 @@ class Climb:
 
     recipe: Path
     """YAML file of the stages (docs/climb.md), or a ready one: exact-4x4, exact-5x5, fill-10x10,
-    look-10x10, small-boards, styles-10x10."""
+    look-10x10, small-boards, styles-10x10, ways."""
     output: Path
     """Directory of this climb; the same command resumes a climb that was stopped."""
     dry_run: bool = False

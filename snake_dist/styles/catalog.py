@@ -13,10 +13,10 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import Move, State
 from snake_dist.game.rules import fatal_reason
 from snake_dist.heuristics.policies import plays_on
-from snake_dist.styles import compact, cycle, roads, turned, v004
+from snake_dist.styles import compact, cycle, roads, turned, v004, ways
 from snake_dist.styles.style import Claim, Shown, Style
 
-STYLES: dict[str, Style] = v004.STYLES | compact.STYLES | cycle.STYLES | roads.STYLES | turned.STYLES
+STYLES: dict[str, Style] = v004.STYLES | compact.STYLES | cycle.STYLES | roads.STYLES | turned.STYLES | ways.STYLES
 
 
 def check_style(style: str) -> None:

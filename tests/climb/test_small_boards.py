@@ -23,7 +23,7 @@ from tests.support.processes import ROOT, launcher, run_program
 )
 def test_the_first_stage_still_learns_to_play(tmp_path: Path, recipe_name: str, min_mean_apples: float) -> None:
     recipe = yaml.safe_load((ROOT / f"launcher/recipes/climb/{recipe_name}.yaml").read_text())
-    recipe |= {"stages": recipe["stages"][:1], "play": {"games": 40, "bank-states": 0}}
+    recipe |= {"stages": recipe["stages"][:1], "play": recipe["play"] | {"games": 40, "bank-states": 0}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [*launcher("climb"), "--recipe", tmp_path / "recipe.yaml", "--output", tmp_path / "climb"]
     done = run_program(command, ROOT, timeout_s=14_400)

@@ -13,6 +13,7 @@ from snake_dist.errors import InputError
 from snake_dist.game.board import MODES, Cell, End, Move, State
 from snake_dist.game.rules import legal_moves, new_game, random_below, step
 from snake_dist.game.symmetry import NUM_SYMMETRIES, transform_move, transform_state
+from snake_dist.heuristics.cell_tree import cell_tree_goal
 from snake_dist.heuristics.hamiltonian import cycle_slots
 from snake_dist.heuristics.policies import POLICIES, plays_on
 from snake_dist.styles.catalog import STYLES, check_claims, render_completion, render_prompt, teacher_on
@@ -354,6 +355,42 @@ def check_roads(state: State, move: Move, policy: str, compact: str, text: str) 
     assert match[2] == name(before.head) or len(moves) == 16 or before.score == state.score
 
 
+def check_ways(state: State, move: Move, text: str) -> None:
+    """The way back from the goal, along the prompt's arrows, and its first four moves; or another move alone."""
+    goal, ways = re.findall(r" to (\d+) ways (\w+)", render_prompt(state, "ways"))[0]
+    arrows = re.findall(r"(\d+)([UDLR])", ways)
+    assert len(dict(arrows)) == len(arrows)
+    width = len(str(state.grid_size - 1))
+
+    def named(place: Cell) -> str:
+        return f"{place[0]:0{width}}{place[1]:0{width}}"
+
+    for name, letter in arrows:  # each place is entered from the head or from another of them
+        x, y = DELTAS[next(move.value for move in Move if move.value[0] == letter)]
+        n = state.grid_size
+        before = (int(name[:width]) - x) % n, (int(name[width:]) - y) % n
+        assert named(before) in dict(arrows) or before == state.head
+    if not text.startswith("back "):
+        assert text == f"Moves: {move.value[0]}{named(step(state, move).head)}"
+        return
+    back, said = re.findall(r"back (\w+)\. Moves: (.*)", text)[0]
+    way = re.findall(r"(\d+)([UDLR])", back)[::-1]
+    assert back.endswith(f"{way[0][1]}{named(state.head)}")
+    assert set(way) <= set(arrows)
+    assert way[-1][0] == goal
+    assert said == " ".join(letter + place for place, letter in way[:4])
+    keeps_to_roads = cell_tree_goal(state) is not None
+    for i, (place, letter) in enumerate(way):
+        taken = next(each for each in Move if each.value[0] == letter)
+        assert taken == move or i > 0
+        if state.end is End.STARVED:
+            return
+        assert not keeps_to_roads or named(open_roads(state)[taken.value]) == place
+        assert taken in legal_moves(state)
+        state = step(state, taken)
+        assert named(state.head) == place
+
+
 def check(state: State, move: Move, policy: str) -> Iterator[str]:
     for style in [name for name, style in STYLES.items() if not style.on_cycle]:
         text = render_completion(state, move, style, policy)
@@ -375,6 +412,8 @@ def check(state: State, move: Move, policy: str) -> Iterator[str]:
             check_look_cycle(state, move, compact, text)
         elif style == "roads":
             check_roads(state, move, policy, compact, text)
+        elif style == "ways":
+            check_ways(state, move, text)
         elif style == "sentence":
             assert text.startswith(f"Moving {move.value} from [{state.head[0]}, {state.head[1]}]\n\nMetrics:\n")
             assert text.endswith(f"\n\nConclusion: The move is: {move.value}")
@@ -410,6 +449,9 @@ def num_claims(style: str, completion: str) -> int:
     _, found, plan = completion.partition(". at ")
     if style == "look-cycle":
         return num_claims("cycle", f"at {plan}") + 5 if found else num_claims("compact", completion)
+    if style == "ways":
+        back, _, moves = completion.partition("Moves: ")
+        return len(re.findall(r"\d+", back)) + len(moves.split())
     _, found, plan = completion.partition(". roads ")
     if style == "roads":
         return len(plan.split(", ")) + 6 if found else num_claims("compact", completion)

@@ -99,6 +99,15 @@ def test_turned_prompts() -> None:
     assert render_prompt(blocked, "turned") == "obstacles grid 4 turn 1 snake f e i apple d blocks a k"
 
 
+def test_ways_prompts() -> None:
+    state = State(4, "classic", ((2, 1), (2, 2), (1, 2)), (0, 0), frozenset(), rng=1)
+    assert render_prompt(state, "ways") == "grid 4 head 21 apple 00 length 3 to 00 ways 11L20D01L30R00D31U"
+    against = render_prompt(replace(state, body=state.body[::-1]), "ways")
+    assert against == "grid 4 head 12 apple 00 length 3 to 00 ways 02L11D13U01D03U10D21R23R00L20D31R33R"
+    blocked = replace(state, mode="obstacles", obstacles=frozenset({(0, 1)}))
+    assert render_prompt(blocked, "ways") == "grid 4 obstacles head 21 apple 00 length 3 to 20 ways 20D11L31R"
+
+
 def test_unknown_style_and_full_board_are_refused() -> None:
     with pytest.raises(InputError, match=r"'prose'.*sentence, board, short, compact"):
         render_prompt(CLASSIC, "prose")

@@ -1,0 +1,122 @@
+"""Style ways: the program searches, the model walks the way back from the goal and sets out on it.
+
+The prompt shows head, apple and length, then what a search found: the place that the teacher heads for, and every place
+that shortest ways from the head reach down to it, each with the move into it:
+`head 55 apple 67 length 1 to 67 ways 45L56U35L...`. It is the search of the cell tree (`heuristics.cell_tree`) where
+the snake lies along its roads. Elsewhere it is that of bfs-safe: to the apple, if the tail can be reached after it, and
+else to the place beside the head that bfs-safe moves to.
+
+The completion goes back from the goal to the head, then makes the first `MOVES_AT_ONCE` moves:
+`back 67R57U56U55. Moves: U56 U57 R67`. A model that did not write the head down, where the way back ends, stopped a
+place too early at times, and lost the game. Where a teacher moves otherwise the completion names that move alone:
+`Moves: R65`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+
+from snake_dist.game.board import Cell, Move, State, destination
+from snake_dist.game.rules import legal_moves
+from snake_dist.heuristics.cell_tree import Plan, cell_tree_plan
+from snake_dist.heuristics.policies import POLICIES
+from snake_dist.heuristics.search import distances, safe_paths
+from snake_dist.styles.compact import MOVES, PROMPT_START, read_start, render_cell, render_start
+from snake_dist.styles.style import Claim, Shown, Style
+
+MOVES_AT_ONCE = 4
+"""The search knows more at every step: 10x10 takes 1,001 steps when it is asked before each, 1,009 before each fourth,
+1,029 before each sixteenth."""
+
+
+@lru_cache(maxsize=256)
+def _plan(state: State) -> Plan:
+    return cell_tree_plan(state) or _safe_plan(state)
+
+
+def _safe_plan(state: State) -> Plan:
+    """Return what bfs-safe does next."""
+    path = next(safe_paths(state), None)
+    if path is None:
+        beside = {move: there for move, there in state.neighbors[state.head] if move in legal_moves(state)}
+        goal = beside[POLICIES["bfs-safe"](state)]
+        return Plan(goal, (goal,), dict.fromkeys(beside.values(), state.head))
+    way = tuple(accumulate(path, lambda place, move: dict(state.neighbors[place])[move], initial=state.head))
+    steps = distances(state, state.head)
+    reached = {
+        place: next(before for _, before in state.neighbors[place] if steps.get(before) == steps[place] - 1)
+        for place in steps
+        if 0 < steps[place] <= len(path)
+    }
+    return Plan(way[-1], way[1:], reached | dict(zip(way[1:], way, strict=False)))
+
+
+def _arrow(state: State, place: Cell, before: Cell) -> str:
+    """`56U`: a place and the move into it."""
+    letter = next(move.value[0] for move, there in state.neighbors[before] if there == place)
+    return f"{render_cell(place, state.grid_size)}{letter}"
+
+
+# Prompts
+
+
+def _prompt(state: State, apple: Cell) -> str:
+    plan = _plan(state)
+    ways = "".join(_arrow(state, place, before) for place, before in plan.reached.items())
+    goal = render_cell(plan.goal, state.grid_size)
+    return f"{render_start(state, apple)} length {len(state.body)} to {goal} ways {ways}"
+
+
+_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways (?:\d+[UDLR])+\Z")
+
+
+def _read_prompt(prompt: str) -> Shown | None:
+    match = _PROMPT.match(prompt)
+    return match and read_start(match, int(match["length"]))
+
+
+# Completions
+
+
+def _completion(state: State, move: Move, _policy: str) -> str:
+    plan = _plan(state)
+    there = destination(state, state.head, move)
+    assert there is not None
+    if plan.way[0] != there:
+        return f"{MOVES} {_step(state, there, state.head)}"
+    steps = [_step(state, place, before) for place, before in zip(plan.way, (state.head, *plan.way), strict=False)]
+    return f"{_back(state, plan)}. {MOVES} {' '.join(steps[:MOVES_AT_ONCE])}"
+
+
+def _step(state: State, place: Cell, before: Cell) -> str:
+    """`U56`, as in style path."""
+    arrow = _arrow(state, place, before)
+    return arrow[-1] + arrow[:-1]
+
+
+def _back(state: State, plan: Plan) -> str:
+    arrows = "".join(_arrow(state, place, plan.reached[place]) for place in reversed(plan.way))
+    return f"back {arrows}{render_cell(state.head, state.grid_size)}"
+
+
+# Claims
+
+_BACK = re.compile(r"back (?:\d+[UDLR])+\d*(?=\.|$)")
+_PLACE = re.compile(r"\d+[UDLR]?")
+
+
+def _check_claims(state: State, reply: str) -> Iterator[Claim]:
+    """Yield a claim for each place on the way back: it is the next one, the move into it is the prompt's, and the head
+    is the last."""
+    match = _BACK.match(reply)
+    if match is None:
+        return
+    expected = _PLACE.findall(_back(state, _plan(state)))
+    for i, said in enumerate(_PLACE.finditer(reply, *match.span())):
+        yield Claim(*said.span(), i < len(expected) and said[0] == expected[i])
+
+
+STYLES = {"ways": Style(_prompt, _read_prompt, _completion, _check_claims, teacher="cell-tree")}
