@@ -38,9 +38,9 @@ class Plan:
     """The place that it heads for: the apple, or one that it would cut off, or the farthest."""
     way: tuple[Cell, ...]
     """The places on the way to the goal; the head's is left out."""
-    reached: dict[Cell, Cell]
-    """Place -> the one before it on a shortest way from the head, nearest first, down to the goal; for those of `way`
-    the one before it there."""
+    ways: dict[Cell, Cell]
+    """Place -> one before it, for all places on shortest ways to the goal, nearest first; for those of `way` the one
+    before it there."""
 
 
 def cell_tree_move(state: State) -> Move | None:
@@ -94,8 +94,17 @@ def cell_tree_plan(state: State) -> Plan | None:
     else:  # the longest way there is, until the tail has made room
         goal = next(reversed(steps))
         way = next(_shortest_ways(before, goal))
-    reached = {place: places[0] for place, places in before.items() if steps[place] <= steps[goal]}
-    return Plan(goal, way, reached | dict(pairwise(reversed((state.head, *way)))))
+    return plan_of(state.head, way, before)
+
+
+def plan_of(head: Cell, way: tuple[Cell, ...], before: dict[Cell, list[Cell]]) -> Plan:
+    """Return the plan to take this way; `before` gives for each place those before it on the shortest ways."""
+    goal = way[-1]
+    places = [goal]
+    for place in places:  # grows meanwhile
+        places += [there for there in before[place] if there != head and there not in places]
+    ways = {place: before[place][0] for place in reversed(places)}
+    return Plan(goal, way, ways | dict(pairwise(reversed((head, *way)))))
 
 
 def _cut_off(state: State, steps: dict[Cell, int], way: tuple[Cell, ...]) -> list[Cell]:

@@ -1,15 +1,15 @@
 """Style ways: the program searches, the model walks the way back from the goal and sets out on it.
 
-The prompt shows head, apple and length, then what a search found: the place that the teacher heads for, and every place
-that shortest ways from the head reach down to it, each with the move into it:
-`head 55 apple 67 length 1 to 67 ways 45L56U35L...`. It is the search of the cell tree (`heuristics.cell_tree`) where
-the snake lies along its roads. Elsewhere it is that of bfs-safe: to the apple, if the tail can be reached after it, and
-else to the place beside the head that bfs-safe moves to.
+The prompt shows head, apple and length, then what a search found: the place that the teacher heads for, the head once
+more, and every place on the shortest ways from there to the goal, each with the move into it and a place before it:
+`head 55 apple 67 length 1 to 67 ways 55.56U5557U5666R56...`. It is the search of the cell tree (`heuristics.cell_tree`)
+where the snake lies along its roads. Elsewhere it is that of bfs-safe: to the apple, if the tail can be reached after
+it, and else to the place beside the head that bfs-safe moves to.
 
 The completion goes back from the goal to the head, then makes the first `MOVES_AT_ONCE` moves:
-`back 67R57U56U55. Moves: U56 U57 R67`. A model that did not write the head down, where the way back ends, stopped a
-place too early at times, and lost the game. Where a teacher moves otherwise the completion names that move alone:
-`Moves: R65`.
+`back 67R57U56U55. Moves: U56 U57 R67`. What follows a place on the way back follows it in the prompt as well. Games
+were lost while the model had to find the place before by itself, and to see where to stop. Where a teacher moves
+otherwise the completion names that move alone: `Moves: R65`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from snake_dist.game.board import Cell, Move, State, destination
-from snake_dist.game.rules import legal_moves
-from snake_dist.heuristics.cell_tree import Plan, cell_tree_plan
+from snake_dist.heuristics.cell_tree import Plan, cell_tree_plan, plan_of
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.heuristics.search import distances, safe_paths
 from snake_dist.styles.compact import MOVES, PROMPT_START, read_start, render_cell, render_start
@@ -41,17 +40,15 @@ def _safe_plan(state: State) -> Plan:
     """Return what bfs-safe does next."""
     path = next(safe_paths(state), None)
     if path is None:
-        beside = {move: there for move, there in state.neighbors[state.head] if move in legal_moves(state)}
-        goal = beside[POLICIES["bfs-safe"](state)]
-        return Plan(goal, (goal,), dict.fromkeys(beside.values(), state.head))
+        there = destination(state, state.head, POLICIES["bfs-safe"](state))
+        assert there is not None
+        return plan_of(state.head, (there,), {there: [state.head]})
     way = tuple(accumulate(path, lambda place, move: dict(state.neighbors[place])[move], initial=state.head))
     steps = distances(state, state.head)
-    reached = {
-        place: next(before for _, before in state.neighbors[place] if steps.get(before) == steps[place] - 1)
-        for place in steps
-        if 0 < steps[place] <= len(path)
+    before = {
+        place: [there for _, there in state.neighbors[place] if steps.get(there) == steps[place] - 1] for place in steps
     }
-    return Plan(way[-1], way[1:], reached | dict(zip(way[1:], way, strict=False)))
+    return plan_of(state.head, way[1:], before)
 
 
 def _arrow(state: State, place: Cell, before: Cell) -> str:
@@ -65,12 +62,13 @@ def _arrow(state: State, place: Cell, before: Cell) -> str:
 
 def _prompt(state: State, apple: Cell) -> str:
     plan = _plan(state)
-    ways = "".join(_arrow(state, place, before) for place, before in plan.reached.items())
-    goal = render_cell(plan.goal, state.grid_size)
-    return f"{render_start(state, apple)} length {len(state.body)} to {goal} ways {ways}"
+    n = state.grid_size
+    ways = "".join(_arrow(state, place, before) + render_cell(before, n) for place, before in plan.ways.items())
+    goal, head = render_cell(plan.goal, n), render_cell(state.head, n)
+    return f"{render_start(state, apple)} length {len(state.body)} to {goal} ways {head}.{ways}"
 
 
-_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways (?:\d+[UDLR])+\Z")
+_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways \d+\.(?:\d+[UDLR]\d+)+\Z")
 
 
 def _read_prompt(prompt: str) -> Shown | None:
@@ -98,7 +96,7 @@ def _step(state: State, place: Cell, before: Cell) -> str:
 
 
 def _back(state: State, plan: Plan) -> str:
-    arrows = "".join(_arrow(state, place, plan.reached[place]) for place in reversed(plan.way))
+    arrows = "".join(_arrow(state, place, plan.ways[place]) for place in reversed(plan.way))
     return f"back {arrows}{render_cell(state.head, state.grid_size)}"
 
 

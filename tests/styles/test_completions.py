@@ -357,19 +357,23 @@ def check_roads(state: State, move: Move, policy: str, compact: str, text: str) 
 
 def check_ways(state: State, move: Move, text: str) -> None:
     """The way back from the goal, along the prompt's arrows, and its first four moves; or another move alone."""
-    goal, ways = re.findall(r" to (\d+) ways (\w+)", render_prompt(state, "ways"))[0]
-    arrows = re.findall(r"(\d+)([UDLR])", ways)
-    assert len(dict(arrows)) == len(arrows)
+    goal, head, ways = re.findall(r" to (\d+) ways (\d+)\.(\w+)", render_prompt(state, "ways"))[0]
     width = len(str(state.grid_size - 1))
+    cell = rf"(\d{{{2 * width}}})"
+    entries = re.findall(f"{cell}([UDLR]){cell}", ways)
+    assert "".join(map("".join, entries)) == ways
+    arrows = [(place, letter) for place, letter, _ in entries]
+    assert len(dict(arrows)) == len(arrows)
 
     def named(place: Cell) -> str:
         return f"{place[0]:0{width}}{place[1]:0{width}}"
 
-    for name, letter in arrows:  # each place is entered from the head or from another of them
+    assert head == named(state.head)
+    for name, letter, before in entries:  # each place is entered from the head or from another of them
         x, y = DELTAS[next(move.value for move in Move if move.value[0] == letter)]
         n = state.grid_size
-        before = (int(name[:width]) - x) % n, (int(name[width:]) - y) % n
-        assert named(before) in dict(arrows) or before == state.head
+        assert before == named(((int(name[:width]) - x) % n, (int(name[width:]) - y) % n))
+        assert before in dict(arrows) or before == head
     if not text.startswith("back "):
         assert text == f"Moves: {move.value[0]}{named(step(state, move).head)}"
         return

@@ -101,11 +101,11 @@ def test_turned_prompts() -> None:
 
 def test_ways_prompts() -> None:
     state = State(4, "classic", ((2, 1), (2, 2), (1, 2)), (0, 0), frozenset(), rng=1)
-    assert render_prompt(state, "ways") == "grid 4 head 21 apple 00 length 3 to 00 ways 11L20D01L30R00D31U"
+    assert render_prompt(state, "ways") == "grid 4 head 21 apple 00 length 3 to 00 ways 21.11L2101L1100D01"
     against = render_prompt(replace(state, body=state.body[::-1]), "ways")
-    assert against == "grid 4 head 12 apple 00 length 3 to 00 ways 02L11D13U01D03U10D21R23R00L20D31R33R"
+    assert against == "grid 4 head 12 apple 00 length 3 to 00 ways 12.11D1202L1210D1101D0200L10"
     blocked = replace(state, mode="obstacles", obstacles=frozenset({(0, 1)}))
-    assert render_prompt(blocked, "ways") == "grid 4 obstacles head 21 apple 00 length 3 to 20 ways 20D11L31R"
+    assert render_prompt(blocked, "ways") == "grid 4 obstacles head 21 apple 00 length 3 to 20 ways 21.20D21"
 
 
 def test_unknown_style_and_full_board_are_refused() -> None:
