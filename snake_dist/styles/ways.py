@@ -68,7 +68,7 @@ def _prompt(state: State, apple: Cell) -> str:
     return f"{render_start(state, apple)} length {len(state.body)} to {goal} ways {head}.{ways}"
 
 
-_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways \d+\.(?:\d+[UDLR]\d+)+\Z")
+_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways \d+\.\d+[UDLR](?:\d{2,}[UDLR])*\d+\Z")
 
 
 def _read_prompt(prompt: str) -> Shown | None:

@@ -106,6 +106,7 @@ def test_ways_prompts() -> None:
     assert against == "grid 4 head 12 apple 00 length 3 to 00 ways 12.11D1202L1210D1101D0200L10"
     blocked = replace(state, mode="obstacles", obstacles=frozenset({(0, 1)}))
     assert render_prompt(blocked, "ways") == "grid 4 obstacles head 21 apple 00 length 3 to 20 ways 21.20D21"
+    assert read_prompt(f"head 36 apple 62 length 3 to 62 ways 36.{'46R36' * 98}x") is None  # at once, not in 3^97 tries
 
 
 def test_unknown_style_and_full_board_are_refused() -> None:
