@@ -34,13 +34,16 @@ fourth move alone (`styles.ways`) 1,016 instead of 1,009; with 20 as many."""
 class Plan:
     """What the snake does next."""
 
-    goal: Cell
-    """The place that it heads for: the apple, or one that it would cut off, or the farthest."""
     way: tuple[Cell, ...]
     """The places on the way to the goal; the head's is left out."""
     ways: dict[Cell, Cell]
     """Place -> one before it, for all places on shortest ways to the goal, nearest first; for those of `way` the one
     before it there."""
+
+    @property
+    def goal(self) -> Cell:
+        """The place that it heads for: the apple, or one that it would cut off, or the farthest."""
+        return self.way[-1]
 
 
 def cell_tree_move(state: State) -> Move | None:
@@ -84,27 +87,23 @@ def cell_tree_plan(state: State) -> Plan | None:
     if not is_cellular(state.grid_size, state.mode) or not _keeps_to_rules(state, parents):
         return None
     steps, before = _reach(state, state.body, parents)
-    goal = state.apple
-    if goal in steps:
-        ways = islice(_shortest_ways(before, goal), MAX_WAYS_TRIED)
+    if state.apple in steps:
+        ways = islice(_shortest_ways(before, state.apple), MAX_WAYS_TRIED)
         cut_off, way = min(((_cut_off(state, steps, way), way) for way in ways), key=lambda tried: len(tried[0]))
         if cut_off:
-            goal = cut_off[0]
-            way = next(_shortest_ways(before, goal))
+            way = next(_shortest_ways(before, cut_off[0]))
     else:  # the longest way there is, until the tail has made room
-        goal = next(reversed(steps))
-        way = next(_shortest_ways(before, goal))
+        way = next(_shortest_ways(before, next(reversed(steps))))
     return plan_of(state.head, way, before)
 
 
 def plan_of(head: Cell, way: tuple[Cell, ...], before: dict[Cell, list[Cell]]) -> Plan:
     """Return the plan to take this way; `before` gives for each place those before it on the shortest ways."""
-    goal = way[-1]
-    places = [goal]
+    places = [way[-1]]
     for place in places:  # grows meanwhile
         places += [there for there in before[place] if there != head and there not in places]
     ways = {place: before[place][0] for place in reversed(places)}
-    return Plan(goal, way, ways | dict(pairwise(reversed((head, *way)))))
+    return Plan(way, ways | dict(pairwise(reversed((head, *way)))))
 
 
 def _cut_off(state: State, steps: dict[Cell, int], way: tuple[Cell, ...]) -> list[Cell]:
