@@ -220,7 +220,46 @@ def _begun(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """[T of the prompts, H, D]. Prompts are padded at their ends, which no token sees; for the attention alone."""
+    """[T of the prompts, H, D]."""
+    # Fused kernels are causal from the first token on, not from the last.
+    mask = None if slots.start == 0 and window is None else slots.mask_of_begun(query, window)
+    attend = _one_by_one if query.device.type == "cpu" else _padded
+    return attend(query, keys, values, slots, scaling, mask)
+
+
+def _one_by_one(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: SlotRow,
+    scaling: float | None,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """`_begun` on a CPU, where a kernel costs little beside what padding makes it compute."""
+    outputs = []
+    first = len(slots.lengths)
+    for slot, count in zip(slots.new_slots, slots.new_lengths, strict=True):
+        end = slots.start + count
+        asking = query[None, first : first + count].transpose(1, 2)
+        seen, told = (cached[None, slot, :end].transpose(1, 2) for cached in (keys, values))
+        visible = None if mask is None else mask[:count, :end]
+        output = scaled_dot_product_attention(
+            asking, seen, told, attn_mask=visible, is_causal=visible is None, scale=scaling, enable_gqa=True
+        )
+        outputs.append(output[0].transpose(0, 1))
+        first += count
+    return torch.cat(outputs)
+
+
+def _padded(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: SlotRow,
+    scaling: float | None,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """`_begun` on a GPU: one kernel for all prompts, padded at their ends, which no token sees."""
     which, index, rows, columns = (slots.tensors[name] for name in ("slots", "index", "rows", "columns"))
     end = slots.start + index.shape[1]
     groups = query.shape[1] // keys.shape[2]
@@ -228,8 +267,6 @@ def _begun(
     seen, told = (cached[which, :end].transpose(1, 2) for cached in (keys, values))
     if groups > 1:
         seen, told = seen.repeat_interleave(groups, dim=1), told.repeat_interleave(groups, dim=1)
-    # Fused kernels are causal from the first token on, not from the last.
-    mask = None if slots.start == 0 and window is None else slots.mask_of_begun(query, window)
     output = scaled_dot_product_attention(padded, seen, told, attn_mask=mask, is_causal=mask is None, scale=scaling)
     return output.transpose(1, 2)[rows, columns]
 

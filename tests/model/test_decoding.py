@@ -12,7 +12,7 @@ from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import decoding
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.decoding import SlotDecoder, before_stop, has_slots
-from snake_dist.model.slot_attention import SLOT_ATTENTION
+from snake_dist.model.slot_attention import SLOT_ATTENTION, SlotCache, SlotRow, _one_by_one, _padded
 from tests.evaluation.players.test_language_model import make_peft
 from tests.support.tiny_models import SHAPES, tiny_model
 
@@ -80,6 +80,20 @@ def test_the_lowest_names_are_begun_first(llama, monkeypatch):
     while decoder.is_busy:
         begun.append([name for name, _ in decoder.finished()])
     assert begun == [[0, 1], [0, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("start", [0, 5])
+def test_prompts_that_begin_attend_alike_on_cpus_and_gpus(start, window):
+    """Four query heads share two key heads; two slots continue, three prompts of 9, 1 and 17 tokens begin."""
+    generator = torch.Generator().manual_seed(0)
+    new_lengths = [9, 1, 17]
+    row = SlotRow(SlotCache(5, 30), [3, 8], [4, 2, 3], new_lengths, start, torch.device("cpu"))
+    query = torch.randn(2 + sum(new_lengths), 4, 8, generator=generator)
+    keys, values = torch.randn(2, 5, 30, 2, 8, generator=generator)
+    mask = row.mask_of_begun(query, window) if start or window else None
+    by_cpu, by_gpu = (attend(query, keys, values, row, None, mask) for attend in (_one_by_one, _padded))
+    torch.testing.assert_close(by_cpu, by_gpu)
 
 
 def test_adapted_layers_take_part(llama):
