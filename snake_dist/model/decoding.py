@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended
+from snake_dist.model.slot_attention import SlotRow, forward_slots, slot_attended
+from snake_dist.model.slot_cache import SlotCache
 from snake_dist.model.slot_proof import supports_slots
 
 MAX_ROW = {"cpu": 2048, "cuda": 8192}

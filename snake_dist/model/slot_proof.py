@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from snake_dist.model.attention import UnknownAttention
 from snake_dist.model.own_attention import close, in_fp32, longest_input, recorded_attention
-from snake_dist.model.slot_attention import SlotCache, SlotRow, forward_slots, slot_attended, slot_attention
+from snake_dist.model.slot_attention import SlotRow, forward_slots, slot_attended, slot_attention
+from snake_dist.model.slot_cache import SlotCache
 
 
 def supports_slots(model: PreTrainedModel) -> bool:

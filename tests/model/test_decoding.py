@@ -12,7 +12,8 @@ from snake_dist.evaluation.players.language_model import greedy_decode
 from snake_dist.model import decoding
 from snake_dist.model.base import load_base, load_tokenizer
 from snake_dist.model.decoding import SlotDecoder, before_stop, has_slots
-from snake_dist.model.slot_attention import SLOT_ATTENTION, SlotCache, SlotRow, _one_by_one, _padded
+from snake_dist.model.slot_attention import SLOT_ATTENTION, SlotRow, _one_by_one, _padded
+from snake_dist.model.slot_cache import SlotCache
 from tests.evaluation.players.test_language_model import make_peft
 from tests.support.tiny_models import SHAPES, tiny_model
 
