@@ -32,6 +32,8 @@ BY_LETTER = {move.value[0]: move for move in Move}
 MOVES = "Moves:"
 STEP = re.compile(r" (?P<move>[UDLR])(?P<to>\d+)")
 """After `MOVES`."""
+SIGNS = "0123456789&~@^#;"
+"""Coordinates in `render_place`. Tokenizers leave those after 9 alone beside letters and digits."""
 PLAN = re.compile(r"(?:\A|(?<=\. ))(at|roads) ")
 """Begins a plan in the words of styles cycle (`at`, in which the same words mean slots) and roads."""
 PROMPT_START = (
@@ -67,6 +69,11 @@ def render_cell(cell: Cell, grid_size: int) -> str:
     """Return x then y, both zero-padded to the width of N - 1."""
     width = len(str(grid_size - 1))
     return f"{cell[0]:0{width}d}{cell[1]:0{width}d}"
+
+
+def render_place(cell: Cell, grid_size: int) -> str:
+    """Return x then y, a sign each, where there are enough of them; on larger boards as `render_cell`."""
+    return SIGNS[cell[0]] + SIGNS[cell[1]] if grid_size <= len(SIGNS) else render_cell(cell, grid_size)
 
 
 _PROMPT = re.compile(PROMPT_START + r"body (?P<body>-|\d+(?:-\d+)*)(?: blocks (?:-|\d+(?:-\d+)*))?\Z")
@@ -167,6 +174,7 @@ def _apple_sides(state: State) -> tuple[str, str]:
 
 _CELL = re.compile(r"(?<!\S)([UDLR])(?=\d| [a-z])(\d*(?: (?:wall|block|apple|neck|tail|body))?)(?=[ .]|$)")
 _OK = re.compile(r"(?<!\S)ok((?: [UDLR])*)(?=\.|$)")
+_STEP_TO_PLACE = re.compile(rf" ([UDLR])([{re.escape(SIGNS)}]+)")
 _SIDES = re.compile(r"(?<!\S)apple (\d+ [LR-]) (\d+ [UD-])(?=\.|$)")
 
 
@@ -185,9 +193,10 @@ def _check_claims(state: State, reply: str) -> Iterator[Claim]:
         for i, side in enumerate(_apple_sides(state), start=1):
             yield Claim(*apple.span(i), apple[i] == side)
     here: Cell | None = state.head
-    for match in STEP.finditer(reply, moves):
-        here = None if here is None else destination(state, here, BY_LETTER[match["move"]])
-        yield Claim(*match.span(), here is not None and render_cell(here, state.grid_size) == match["to"])
+    for match in _STEP_TO_PLACE.finditer(reply, moves):
+        here = None if here is None else destination(state, here, BY_LETTER[match[1]])
+        names = () if here is None else (render_cell(here, state.grid_size), render_place(here, state.grid_size))
+        yield Claim(*match.span(), match[2] in names)
 
 
 STYLES = {

@@ -12,9 +12,10 @@ _MOVE = "(UP|DOWN|LEFT|RIGHT)"
 _CLOSING = re.compile(rf"(?:^|\n|[.!?]\s)[ \t]*(?:Move: |Conclusion: (?:The move is: )?){_MOVE}\.?\Z")
 # A decision that opens the reply: "UP", "UP. Because ...", "Move: UP. Reasoning: ...".
 _OPENING = re.compile(rf"{_MOVE}\.?\Z|{_MOVE}\. \S|Move: {_MOVE}\. Reasoning: \S")
-# Several moves that close the reply: "... Moves: U58 U59 R60".
-_SEVERAL = re.compile(r"(?:^|[.!?\n]\s*)Moves:(?P<moves>(?: [UDLR]\d{0,4})+)\.?\Z")
-_SEVERAL_ANYWHERE = re.compile(r"\bMoves:(?= [UDLR]\d{0,4}\b)")
+# Several moves that close the reply: "... Moves: U58 U59 R60"; the places may have the signs of style ways.
+_STEP = r"[UDLR][0-9&~@^#;]{0,4}"
+_SEVERAL = re.compile(rf"(?:^|[.!?\n]\s*)Moves:(?P<moves>(?: {_STEP})+)\.?\Z")
+_SEVERAL_ANYWHERE = re.compile(rf"\bMoves:(?= {_STEP}(?!\w))")
 _BY_INITIAL = {move.value[0]: move for move in Move}
 # Whatever else reads as a decision, with the word it decides on: each must name the same move.
 _DECISIONS = (
@@ -36,7 +37,7 @@ def parse_moves(reply: str) -> tuple[Move, ...] | None:
     Accepted are a reply that ends in the sentence `Move: X`, `Conclusion: X` or `Conclusion: The move is: X`,
     one that is `X` or opens with it as in `X. <text>` or `Move: X. Reasoning: <text>`, and a JSON object with
     one key `move`. X is UP, DOWN, LEFT or RIGHT in capitals; a full stop may follow. Several moves are decided
-    on by a reply that ends in the sentence `Moves: U D12 R3`: initials, to which a number may be joined that is
+    on by a reply that ends in the sentence `Moves: U D12 R3`: initials, to which a place may be joined that is
     reasoning. None if anything else in the reply that reads as a decision names something else.
     """
     text = reply.strip()

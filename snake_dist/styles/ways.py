@@ -7,9 +7,12 @@ where the snake lies along its roads. Elsewhere it is that of bfs-safe: to the a
 it, and else to the place beside the head that bfs-safe moves to.
 
 The completion goes back from the goal to the head, then makes the first `MOVES_AT_ONCE` moves:
-`back 67R57U56U55. Moves: U56 U57 R67`. What follows a place on the way back follows it in the prompt as well. Games
-were lost while the model had to find the place before by itself, and to see where to stop. Where a teacher moves
-otherwise the completion names that move alone: `Moves: R65`.
+`back 67R57U56U55. Moves: U56 U57 R67`. What follows a place on the way back follows it in the prompt as well. Where a
+teacher moves otherwise the completion names that move alone: `Moves: R65`.
+
+Games were lost while the model had to find the place before by itself, and to see where to stop; and at a fourth move,
+which is read from the way back four places before its end. Places have a sign a coordinate on every board
+(`render_place`): with four digits on 11x11 and larger, which fewer lines show, places were passed over.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from snake_dist.game.board import Cell, Move, State, destination
 from snake_dist.heuristics.cell_tree import Plan, cell_tree_plan, plan_of
 from snake_dist.heuristics.policies import POLICIES
 from snake_dist.heuristics.search import distances, safe_paths
-from snake_dist.styles.compact import MOVES, PROMPT_START, read_start, render_cell, render_start
+from snake_dist.styles.compact import MOVES, PROMPT_START, SIGNS, read_start, render_place, render_start
 from snake_dist.styles.style import Claim, Shown, Style
 
-MOVES_AT_ONCE = 4
+MOVES_AT_ONCE = 3
 """The search knows more at every step: 10x10 takes 1,001 steps when it is asked before each, 1,009 before each fourth,
-1,029 before each sixteenth."""
+1,029 before each sixteenth (200 dev games)."""
 
 
 @lru_cache(maxsize=256)
@@ -54,7 +57,7 @@ def _safe_plan(state: State) -> Plan:
 def _arrow(state: State, place: Cell, before: Cell) -> str:
     """`56U`: a place and the move into it."""
     letter = next(move.value[0] for move, there in state.neighbors[before] if there == place)
-    return f"{render_cell(place, state.grid_size)}{letter}"
+    return f"{render_place(place, state.grid_size)}{letter}"
 
 
 # Prompts
@@ -63,12 +66,14 @@ def _arrow(state: State, place: Cell, before: Cell) -> str:
 def _prompt(state: State, apple: Cell) -> str:
     plan = _plan(state)
     n = state.grid_size
-    ways = "".join(_arrow(state, place, before) + render_cell(before, n) for place, before in plan.ways.items())
-    goal, head = render_cell(plan.goal, n), render_cell(state.head, n)
+    ways = "".join(_arrow(state, place, before) + render_place(before, n) for place, before in plan.ways.items())
+    goal, head = render_place(plan.goal, n), render_place(state.head, n)
     return f"{render_start(state, apple)} length {len(state.body)} to {goal} ways {head}.{ways}"
 
 
-_PROMPT = re.compile(PROMPT_START + r"length (?P<length>\d{1,4}) to \d+ ways \d+\.\d+[UDLR](?:\d{2,}[UDLR])*\d+\Z")
+_CELL = rf"(?:\d{{4}}|[{re.escape(SIGNS)}]{{2}})"
+_WAYS = rf"ways {_CELL}\.{_CELL}[UDLR](?:{_CELL}{_CELL}[UDLR])*{_CELL}"
+_PROMPT = re.compile(PROMPT_START + rf"length (?P<length>\d{{1,4}}) to {_CELL} {_WAYS}\Z")
 
 
 def _read_prompt(prompt: str) -> Shown | None:
@@ -97,13 +102,13 @@ def _step(state: State, place: Cell, before: Cell) -> str:
 
 def _back(state: State, plan: Plan) -> str:
     arrows = "".join(_arrow(state, place, plan.ways[place]) for place in reversed(plan.way))
-    return f"back {arrows}{render_cell(state.head, state.grid_size)}"
+    return f"back {arrows}{render_place(state.head, state.grid_size)}"
 
 
 # Claims
 
-_BACK = re.compile(r"back (?:\d+[UDLR])+\d*(?=\.|$)")
-_PLACE = re.compile(r"\d+[UDLR]?")
+_BACK = re.compile(rf"back (?:{_CELL}[UDLR])+{_CELL}?(?=\.|$)")
+_PLACE = re.compile(rf"{_CELL}[UDLR]?")
 
 
 def _check_claims(state: State, reply: str) -> Iterator[Claim]:

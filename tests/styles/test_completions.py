@@ -356,33 +356,33 @@ def check_roads(state: State, move: Move, policy: str, compact: str, text: str) 
 
 
 def check_ways(state: State, move: Move, text: str) -> None:
-    """The way back from the goal, along the prompt's arrows, and its first four moves; or another move alone."""
-    goal, head, ways = re.findall(r" to (\d+) ways (\d+)\.(\w+)", render_prompt(state, "ways"))[0]
-    width = len(str(state.grid_size - 1))
-    cell = rf"(\d{{{2 * width}}})"
-    entries = re.findall(f"{cell}([UDLR]){cell}", ways)
+    """The way back from the goal, along the prompt's arrows, and its first three moves; or another move alone."""
+    goal, head, ways = re.findall(r" to (\S+) ways (..)\.(\S+)", render_prompt(state, "ways"))[0]
+    entries = re.findall("(..)([UDLR])(..)", ways)
     assert "".join(map("".join, entries)) == ways
     arrows = [(place, letter) for place, letter, _ in entries]
     assert len(dict(arrows)) == len(arrows)
 
+    signs = "0123456789&~@^#;"
+
     def named(place: Cell) -> str:
-        return f"{place[0]:0{width}}{place[1]:0{width}}"
+        return signs[place[0]] + signs[place[1]]
 
     assert head == named(state.head)
     for name, letter, before in entries:  # each place is entered from the head or from another of them
         x, y = DELTAS[next(move.value for move in Move if move.value[0] == letter)]
         n = state.grid_size
-        assert before == named(((int(name[:width]) - x) % n, (int(name[width:]) - y) % n))
+        assert before == named(((signs.index(name[0]) - x) % n, (signs.index(name[1]) - y) % n))
         assert before in dict(arrows) or before == head
     if not text.startswith("back "):
         assert text == f"Moves: {move.value[0]}{named(step(state, move).head)}"
         return
-    back, said = re.findall(r"back (\w+)\. Moves: (.*)", text)[0]
-    way = re.findall(r"(\d+)([UDLR])", back)[::-1]
+    back, said = re.findall(r"back (\S+)\. Moves: (.*)", text)[0]
+    way = re.findall("(..)([UDLR])", back)[::-1]
     assert back.endswith(f"{way[0][1]}{named(state.head)}")
     assert set(way) <= set(arrows)
     assert way[-1][0] == goal
-    assert said == " ".join(letter + place for place, letter in way[:4])
+    assert said == " ".join(letter + place for place, letter in way[:3])
     keeps_to_roads = cell_tree_goal(state) is not None
     for i, (place, letter) in enumerate(way):
         taken = next(each for each in Move if each.value[0] == letter)
@@ -455,7 +455,7 @@ def num_claims(style: str, completion: str) -> int:
         return num_claims("cycle", f"at {plan}") + 5 if found else num_claims("compact", completion)
     if style == "ways":
         back, _, moves = completion.partition("Moves: ")
-        return len(re.findall(r"\d+", back)) + len(moves.split())
+        return len(re.findall(r"\d\d", back)) + len(moves.split())
     _, found, plan = completion.partition(". roads ")
     if style == "roads":
         return len(plan.split(", ")) + 6 if found else num_claims("compact", completion)

@@ -106,6 +106,13 @@ def test_ways_prompts() -> None:
     assert against == "grid 4 head 12 apple 00 length 3 to 00 ways 12.11D1202L1210D1101D0200L10"
     blocked = replace(state, mode="obstacles", obstacles=frozenset({(0, 1)}))
     assert render_prompt(blocked, "ways") == "grid 4 obstacles head 21 apple 00 length 3 to 20 ways 21.20D21"
+    large = State(12, "classic", ((10, 9), (9, 9)), (11, 11), frozenset(), rng=1)
+    prompt = "grid 12 head 1009 apple 1111 length 2 to ~~ ways &9.&&U&9~9R&9&~U&&~&U~9~~R&~"
+    assert render_prompt(large, "ways") == prompt
+    assert read_prompt(prompt) is not None
+    larger = render_prompt(replace(large, grid_size=17), "ways")
+    assert larger.startswith("grid 17 head 1009 apple 1111 length 2 to 1111 ways 1009.1010U1009")
+    assert read_prompt(larger) is not None
     assert read_prompt(f"head 36 apple 62 length 3 to 62 ways 36.{'46R36' * 98}x") is None  # at once, not in 3^97 tries
 
 
