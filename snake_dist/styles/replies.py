@@ -6,14 +6,15 @@ import json
 import re
 
 from snake_dist.game.board import Move
+from snake_dist.styles.compact import SIGNS
 
 _MOVE = "(UP|DOWN|LEFT|RIGHT)"
 # A decision that closes the reply, at the start of a sentence: "... Move: UP", "Conclusion: The move is: UP".
 _CLOSING = re.compile(rf"(?:^|\n|[.!?]\s)[ \t]*(?:Move: |Conclusion: (?:The move is: )?){_MOVE}\.?\Z")
 # A decision that opens the reply: "UP", "UP. Because ...", "Move: UP. Reasoning: ...".
 _OPENING = re.compile(rf"{_MOVE}\.?\Z|{_MOVE}\. \S|Move: {_MOVE}\. Reasoning: \S")
-# Several moves that close the reply: "... Moves: U58 U59 R60"; the places may have the signs of style ways.
-_STEP = r"[UDLR][0-9&~@^#;]{0,4}"
+# Several moves that close the reply: "... Moves: U58 U59 R60"; places as `render_cell` or `render_place`.
+_STEP = rf"[UDLR][{re.escape(SIGNS)}]{{0,4}}"
 _SEVERAL = re.compile(rf"(?:^|[.!?\n]\s*)Moves:(?P<moves>(?: {_STEP})+)\.?\Z")
 _SEVERAL_ANYWHERE = re.compile(rf"\bMoves:(?= {_STEP}(?!\w))")
 _BY_INITIAL = {move.value[0]: move for move in Move}
